@@ -1,0 +1,338 @@
+"""Frozen text encoders behind one protocol (paper 2): MiniLM in the package, CLIP from disk, hashed words for tests.
+
+An encoder runs each prompt at its own length (or, CLIP, at a fixed one), never beside padding of others, so that a
+prompt's features don't depend on its neighbours. Axes: B prompts, T = max_tokens, t tokens of one prompt, E features.
+"""
+
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from gigagan.config import TextConfig
+from gigagan.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """What a frozen encoder says of some prompts, padded to T tokens."""
+
+    tokens: Float[Tensor, "B T E"]
+    """A vector for each token, zero where there is none."""
+    mask: Bool[Tensor, "B T"]
+    """True where there is a real token."""
+    global_index: Int[Tensor, " B"]
+    """Position of the token that stands for the whole prompt; T turns it into t_global."""
+
+    @classmethod
+    def from_ragged(cls, tokens: Sequence[Tensor], max_tokens: int) -> "TextFeatures":
+        """Prompts of different lengths, padded; the whole prompt stands at position 0 (MiniLM, hashed)."""
+        padded = torch.stack([F.pad(one, (0, 0, 0, max_tokens - len(one))) for one in tokens])
+        lengths = torch.tensor([len(one) for one in tokens], device=padded.device)
+        mask = torch.arange(max_tokens, device=padded.device) < lengths[:, None]
+        return cls(padded, mask, torch.zeros_like(lengths))
+
+    def to(self, device: torch.device | str) -> "TextFeatures":
+        """The same on another device."""
+        return TextFeatures(self.tokens.to(device), self.mask.to(device), self.global_index.to(device))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+class TextEncoder(Protocol):
+    """A frozen network from prompts to token features."""
+
+    name: str
+    feature_dim: int
+    max_tokens: int
+
+    def encode(self, prompts: Sequence[str]) -> TextFeatures:
+        """Features of prompts, float32, without gradient; a prompt's don't depend on the others."""
+
+    def count_tokens(self, prompt: str) -> int:
+        """Tokens of the whole prompt, special ones included; above max_tokens the rest is dropped."""
+
+    def save(self, directory: Path) -> None:
+        """Write directory/text_encoder and, where there is one, directory/tokenizer."""
+
+
+class HashedText:
+    """A seeded vector for each word, for tests and the tiny preset: no weights, no meaning."""
+
+    name = "hashed"
+    feature_dim = 32
+
+    def __init__(self, *, max_tokens: int = 32, device: torch.device | str = "cpu") -> None:
+        self.max_tokens = max_tokens
+        self.device = torch.device(device)
+
+    def encode(self, prompts: Sequence[str]) -> TextFeatures:
+        """Features of prompts: begin, words, end."""
+        return TextFeatures.from_ragged(self.encode_ragged(prompts), self.max_tokens)
+
+    def encode_ragged(self, prompts: Sequence[str]) -> list[Tensor]:
+        """Features of each prompt, [t, E]."""
+        return [self._encode_one(prompt) for prompt in prompts]
+
+    def count_tokens(self, prompt: str) -> int:
+        """Words and punctuation marks, and the two ends."""
+        return len(self._words(prompt)) + 2
+
+    def save(self, directory: Path) -> None:
+        """Write directory/text_encoder/config.json, which is all there is."""
+        _write_config(directory / "text_encoder", {"encoder": self.name, "max_tokens": self.max_tokens})
+
+    def _encode_one(self, prompt: str) -> Tensor:
+        words = [self._vector(word) for word in self._words(prompt)[: self.max_tokens - 2]]
+        # The first token stands for the prompt, so it sums the words up as [CLS] does.
+        begin = torch.stack([self._vector("<begin>"), *words]).sum(dim=0) / (len(words) + 1) ** 0.5
+        return torch.stack([begin, *words, self._vector("<end>")]).to(self.device)
+
+    def _vector(self, word: str) -> Tensor:
+        digest = hashlib.shake_256(word.encode()).digest(self.feature_dim)
+        # Mean 0, variance 1 over the 256 equally likely bytes.
+        return (torch.tensor(list(digest), dtype=torch.float32) - 127.5) / ((256**2 - 1) / 12) ** 0.5
+
+    @staticmethod
+    def _words(prompt: str) -> list[str]:
+        return re.findall(r"\w+|[^\w\s]", prompt.lower())
+
+
+class MiniLM:
+    """all-MiniLM-L6-v2: a BERT of 6 layers, width 384. The whole prompt stands at [CLS], position 0."""
+
+    # Paper: takes the penultimate layer of CLIP. That choice is CLIP's, whose last layer serves a contrastive loss on
+    # one token; MiniLM was trained on the mean of its last layer's tokens, so the last hidden states are the features.
+
+    name = "minilm"
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        weights: dict[str, Tensor],
+        tokenizer: Tokenizer,
+        *,
+        max_tokens: int = 32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if max_tokens > config["max_position_embeddings"]:
+            raise CheckpointError(
+                f"text.max_tokens is {max_tokens}, but this encoder takes {config['max_position_embeddings']}; use fewer"
+            )
+        self.config = config
+        self.feature_dim = int(config["hidden_size"])
+        self.max_tokens = max_tokens
+        self.device = torch.device(device)
+        self.stored_dtype = weights["embeddings.word_embeddings.weight"].dtype
+        self.weights = {name: w.to(self.device, torch.float32) for name, w in weights.items()}
+        self.tokenizer = tokenizer
+
+    def encode(self, prompts: Sequence[str]) -> TextFeatures:
+        """Features of prompts, each computed alone: the same bits whatever it is asked beside."""
+        with torch.no_grad():
+            tokens = [self._forward(self._ids([prompt]))[0] for prompt in prompts]
+        return TextFeatures.from_ragged(tokens, self.max_tokens)
+
+    def encode_ragged(self, prompts: Sequence[str], batch: int = 64) -> list[Tensor]:
+        """Features of each prompt, [t, E], computed in batches of one length: fast, equal to encode but for rounding."""
+        by_length: dict[int, list[int]] = defaultdict(list)
+        for index, ids in enumerate(all_ids := [self._ids([prompt]) for prompt in prompts]):
+            by_length[ids.shape[1]].append(index)
+        tokens: dict[int, Tensor] = {}
+        with torch.no_grad():
+            for indices in by_length.values():
+                for start in range(0, len(indices), batch):
+                    chunk = indices[start : start + batch]
+                    tokens.update(zip(chunk, self._forward(torch.cat([all_ids[i] for i in chunk])), strict=True))
+        return [tokens[i] for i in range(len(prompts))]
+
+    def count_tokens(self, prompt: str) -> int:
+        """Tokens of the whole prompt, [CLS] and [SEP] included."""
+        return len(self.tokenizer.encode(prompt).ids)
+
+    def save(self, directory: Path) -> None:
+        """Write directory/text_encoder and directory/tokenizer; the weights in the type they were read in."""
+        folder = directory / "text_encoder"
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: w.to("cpu", self.stored_dtype).contiguous() for name, w in self.weights.items()}
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        stored = {"encoder": self.name, "max_tokens": self.max_tokens} | {key: self.config[key] for key in _BERT_KEYS}
+        _write_config(folder, stored | {"sha256": file_sha256(folder / "model.safetensors")})
+        (directory / "tokenizer").mkdir(exist_ok=True)
+        self.tokenizer.save(str(directory / "tokenizer" / "tokenizer.json"), pretty=False)
+
+    def _ids(self, prompts: Sequence[str]) -> Int[Tensor, "B t"]:
+        rows = [self.tokenizer.encode(prompt).ids for prompt in prompts]
+        rows = [ids if len(ids) <= self.max_tokens else ids[: self.max_tokens - 1] + ids[-1:] for ids in rows]
+        return torch.tensor(rows, device=self.device)
+
+    def _forward(self, ids: Int[Tensor, "B t"]) -> Float[Tensor, "B t E"]:
+        """The last hidden states of equally long prompts (Devlin et al. 2018)."""
+        w = self.weights
+        x = w["embeddings.word_embeddings.weight"][ids] + w["embeddings.position_embeddings.weight"][: ids.shape[1]]
+        x = self._norm(x + w["embeddings.token_type_embeddings.weight"][0], "embeddings.LayerNorm")
+        for i in range(self.config["num_hidden_layers"]):
+            layer = f"encoder.layer.{i}"
+            q, k, v = (
+                self._linear(x, f"{layer}.attention.self.{part}")
+                .unflatten(2, (self.config["num_attention_heads"], -1))
+                .transpose(1, 2)
+                for part in ("query", "key", "value")
+            )
+            attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+            x = self._norm(x + self._linear(attended, f"{layer}.attention.output.dense"), f"{layer}.attention.output")
+            hidden = F.gelu(self._linear(x, f"{layer}.intermediate.dense"))
+            x = self._norm(x + self._linear(hidden, f"{layer}.output.dense"), f"{layer}.output")
+        return x
+
+    def _linear(self, x: Tensor, name: str) -> Tensor:
+        return F.linear(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
+
+    def _norm(self, x: Tensor, name: str) -> Tensor:
+        name = name if name.endswith("LayerNorm") else f"{name}.LayerNorm"
+        weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+        return F.layer_norm(x, weight.shape, weight, bias, eps=self.config["layer_norm_eps"])
+
+
+def build_text_encoder(cfg: TextConfig, device: torch.device | str = "cpu") -> TextEncoder:
+    """The encoder a configuration names. Raises CheckpointError where its weights are missing or damaged."""
+    if cfg.encoder == "hashed":
+        return HashedText(max_tokens=cfg.max_tokens, device=device)
+    folder = Path(cfg.path) if cfg.path else Path(str(resources.files("gigagan") / "pretrained" / "emoji"))
+    return _load_minilm(folder, cfg.max_tokens, device)
+
+
+def load_text_encoder(model_dir: Path, device: torch.device | str = "cpu") -> TextEncoder:
+    """The encoder inside a model directory. Raises CheckpointError where it is missing or damaged."""
+    config = _read_config(model_dir / "text_encoder")
+    encoder, max_tokens = config.get("encoder"), int(config.get("max_tokens", 32))
+    if encoder == "hashed":
+        return HashedText(max_tokens=max_tokens, device=device)
+    if encoder == "minilm":
+        return _load_minilm(model_dir, max_tokens, device)
+    raise CheckpointError(
+        f"{model_dir / 'text_encoder' / 'config.json'}: encoder is {encoder!r}; expected minilm, clip or hashed"
+    )
+
+
+_BERT_KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "layer_norm_eps",
+)
+
+
+def _load_minilm(folder: Path, max_tokens: int, device: torch.device | str) -> MiniLM:
+    """From a model directory (text_encoder/, tokenizer/) or from a plain one that holds all the files."""
+    nested = (folder / "text_encoder").is_dir()
+    weights_dir, tokenizer_dir = (folder / "text_encoder", folder / "tokenizer") if nested else (folder, folder)
+    config = _read_config(weights_dir)
+    missing = [key for key in _BERT_KEYS if key not in config]
+    if missing:
+        raise CheckpointError(f"{weights_dir / 'config.json'}: {missing[0]} is missing; expected a BERT's config")
+    path = weights_dir / "model.safetensors"
+    weights = read_tensors(path, _bert_shapes(config), config.get("sha256", ""))
+    return MiniLM(config, weights, _read_tokenizer(tokenizer_dir), max_tokens=max_tokens, device=device)
+
+
+def _bert_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a BERT that is used; the pooler isn't."""
+    E, hidden = config["hidden_size"], config["intermediate_size"]
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.word_embeddings.weight": (config["vocab_size"], E),
+        "embeddings.position_embeddings.weight": (config["max_position_embeddings"], E),
+        "embeddings.token_type_embeddings.weight": (config["type_vocab_size"], E),
+    }
+    norms, linears = ["embeddings.LayerNorm"], {}
+    for i in range(config["num_hidden_layers"]):
+        layer = f"encoder.layer.{i}"
+        norms += [f"{layer}.attention.output.LayerNorm", f"{layer}.output.LayerNorm"]
+        linears |= {f"{layer}.attention.self.{part}": (E, E) for part in ("query", "key", "value")}
+        linears |= {f"{layer}.attention.output.dense": (E, E), f"{layer}.intermediate.dense": (hidden, E)}
+        linears |= {f"{layer}.output.dense": (E, hidden)}
+    for name in norms:
+        shapes |= {f"{name}.weight": (E,), f"{name}.bias": (E,)}
+    for name, shape in linears.items():
+        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    return shapes
+
+
+def read_tensors(path: Path, shapes: dict[str, tuple[int, ...]], sha256: str = "") -> dict[str, Tensor]:
+    """The named tensors of a safetensors file. Raises CheckpointError that names the first one missing or misshapen.
+
+    Names and shapes are checked before the hash, so that the message says what is wrong where that can be said.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            held = set(file.keys())
+            for name, shape in shapes.items():
+                if name not in held:
+                    raise CheckpointError(f"{path}: tensor {name} is missing; get the file again")
+                found = tuple(file.get_slice(name).get_shape())
+                if found != shape:
+                    raise CheckpointError(f"{path}: tensor {name} has shape {list(found)}; expected {list(shape)}")
+            if sha256 and (actual := file_sha256(path)) != sha256:
+                raise CheckpointError(
+                    f"{path}: sha256 is {actual[:12]}..., config.json says {sha256[:12]}...; get the file again"
+                )
+            return {name: file.get_tensor(name) for name in shapes}
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; expected the weights of a frozen network") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: isn't a whole safetensors file ({error}); get it again") from None
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_tokenizer(folder: Path) -> Tokenizer:
+    path = folder / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_buffer(path.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; expected the text encoder's tokenizer") from None
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path}: isn't a tokenizer ({' '.join(str(error).split())}); get it again") from None
+    tokenizer.no_truncation()  # Tokens are counted before they are cut.
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; expected a text encoder's config") from None
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path}: can't be read ({error}); get it again") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path}: holds a {type(config).__name__}; expected an object")
+    return config
+
+
+def _write_config(folder: Path, config: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
