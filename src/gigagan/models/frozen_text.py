@@ -5,7 +5,6 @@ prompt's features don't depend on its neighbours. Axes: B prompts, T = max_token
 """
 
 import hashlib
-import json
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,13 +16,21 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from gigagan.config import TextConfig
 from gigagan.errors import CheckpointError
+from gigagan.models.frozen_files import (
+    file_sha256,
+    read_config,
+    read_licences,
+    read_tensors,
+    read_tokenizer,
+    write_config,
+    write_licences,
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ class HashedText:
 
     def save(self, directory: Path) -> None:
         """Write directory/text_encoder/config.json, which is all there is."""
-        _write_config(directory / "text_encoder", {"encoder": self.name, "max_tokens": self.max_tokens})
+        write_config(directory / "text_encoder", {"encoder": self.name, "max_tokens": self.max_tokens})
 
     def _encode_one(self, prompt: str) -> Tensor:
         words = [self._vector(word) for word in self._words(prompt)[: self.max_tokens - 2]]
@@ -124,22 +131,27 @@ class MiniLM:
         self,
         config: dict[str, Any],
         weights: dict[str, Tensor],
-        tokenizer: Tokenizer,
+        tokenizer: bytes,
         *,
         max_tokens: int = 32,
         device: torch.device | str = "cpu",
+        licences: dict[str, bytes] | None = None,
     ) -> None:
         if max_tokens > config["max_position_embeddings"]:
             raise CheckpointError(
-                f"text.max_tokens is {max_tokens}, but this encoder takes {config['max_position_embeddings']}; use fewer"
+                f"text.max_tokens is {max_tokens}, but the encoder takes {config['max_position_embeddings']}; use fewer"
             )
         self.config = config
         self.feature_dim = int(config["hidden_size"])
         self.max_tokens = max_tokens
         self.device = torch.device(device)
-        self.stored_dtype = weights["embeddings.word_embeddings.weight"].dtype
-        self.weights = {name: w.to(self.device, torch.float32) for name, w in weights.items()}
-        self.tokenizer = tokenizer
+        # Kept at float16's values, so that what a model is trained with is to the bit what its directory stores.
+        self.weights = {name: w.to(self.device, torch.float16).float() for name, w in weights.items()}
+        self.tokenizer_json = tokenizer
+        self.tokenizer = Tokenizer.from_buffer(tokenizer)
+        self.tokenizer.no_truncation()  # Tokens are counted before they are cut.
+        self.tokenizer.no_padding()
+        self.licences = licences or {}
 
     def encode(self, prompts: Sequence[str]) -> TextFeatures:
         """Features of prompts, each computed alone: the same bits whatever it is asked beside."""
@@ -148,7 +160,7 @@ class MiniLM:
         return TextFeatures.from_ragged(tokens, self.max_tokens)
 
     def encode_ragged(self, prompts: Sequence[str], batch: int = 64) -> list[Tensor]:
-        """Features of each prompt, [t, E], computed in batches of one length: fast, equal to encode but for rounding."""
+        """Features of each prompt, [t, E], in batches of one length: fast, and equal to encode but for rounding."""
         by_length: dict[int, list[int]] = defaultdict(list)
         for index, ids in enumerate(all_ids := [self._ids([prompt]) for prompt in prompts]):
             by_length[ids.shape[1]].append(index)
@@ -165,15 +177,16 @@ class MiniLM:
         return len(self.tokenizer.encode(prompt).ids)
 
     def save(self, directory: Path) -> None:
-        """Write directory/text_encoder and directory/tokenizer; the weights in the type they were read in."""
+        """Write directory/text_encoder (weights in float16, licences) and directory/tokenizer."""
         folder = directory / "text_encoder"
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: w.to("cpu", self.stored_dtype).contiguous() for name, w in self.weights.items()}
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        weights = {name: w.to("cpu", torch.float16) for name, w in self.weights.items()}
+        (folder / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
         stored = {"encoder": self.name, "max_tokens": self.max_tokens} | {key: self.config[key] for key in _BERT_KEYS}
-        _write_config(folder, stored | {"sha256": file_sha256(folder / "model.safetensors")})
+        write_config(folder, stored | {"sha256": file_sha256(folder / "model.safetensors")})
+        write_licences(folder, self.licences)
         (directory / "tokenizer").mkdir(exist_ok=True)
-        self.tokenizer.save(str(directory / "tokenizer" / "tokenizer.json"), pretty=False)
+        (directory / "tokenizer" / "tokenizer.json").write_bytes(self.tokenizer_json)
 
     def _ids(self, prompts: Sequence[str]) -> Int[Tensor, "B t"]:
         rows = [self.tokenizer.encode(prompt).ids for prompt in prompts]
@@ -218,7 +231,7 @@ def build_text_encoder(cfg: TextConfig, device: torch.device | str = "cpu") -> T
 
 def load_text_encoder(model_dir: Path, device: torch.device | str = "cpu") -> TextEncoder:
     """The encoder inside a model directory. Raises CheckpointError where it is missing or damaged."""
-    config = _read_config(model_dir / "text_encoder")
+    config = read_config(model_dir / "text_encoder")
     encoder, max_tokens = config.get("encoder"), int(config.get("max_tokens", 32))
     if encoder == "hashed":
         return HashedText(max_tokens=max_tokens, device=device)
@@ -245,13 +258,14 @@ def _load_minilm(folder: Path, max_tokens: int, device: torch.device | str) -> M
     """From a model directory (text_encoder/, tokenizer/) or from a plain one that holds all the files."""
     nested = (folder / "text_encoder").is_dir()
     weights_dir, tokenizer_dir = (folder / "text_encoder", folder / "tokenizer") if nested else (folder, folder)
-    config = _read_config(weights_dir)
+    config = read_config(weights_dir)
     missing = [key for key in _BERT_KEYS if key not in config]
     if missing:
         raise CheckpointError(f"{weights_dir / 'config.json'}: {missing[0]} is missing; expected a BERT's config")
     path = weights_dir / "model.safetensors"
     weights = read_tensors(path, _bert_shapes(config), config.get("sha256", ""))
-    return MiniLM(config, weights, _read_tokenizer(tokenizer_dir), max_tokens=max_tokens, device=device)
+    tokenizer, licences = read_tokenizer(tokenizer_dir), read_licences(weights_dir)
+    return MiniLM(config, weights, tokenizer, max_tokens=max_tokens, device=device, licences=licences)
 
 
 def _bert_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -262,7 +276,8 @@ def _bert_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         "embeddings.position_embeddings.weight": (config["max_position_embeddings"], E),
         "embeddings.token_type_embeddings.weight": (config["type_vocab_size"], E),
     }
-    norms, linears = ["embeddings.LayerNorm"], {}
+    norms = ["embeddings.LayerNorm"]
+    linears: dict[str, tuple[int, ...]] = {}
     for i in range(config["num_hidden_layers"]):
         layer = f"encoder.layer.{i}"
         norms += [f"{layer}.attention.output.LayerNorm", f"{layer}.output.LayerNorm"]
@@ -274,65 +289,3 @@ def _bert_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     for name, shape in linears.items():
         shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
     return shapes
-
-
-def read_tensors(path: Path, shapes: dict[str, tuple[int, ...]], sha256: str = "") -> dict[str, Tensor]:
-    """The named tensors of a safetensors file. Raises CheckpointError that names the first one missing or misshapen.
-
-    Names and shapes are checked before the hash, so that the message says what is wrong where that can be said.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            held = set(file.keys())
-            for name, shape in shapes.items():
-                if name not in held:
-                    raise CheckpointError(f"{path}: tensor {name} is missing; get the file again")
-                found = tuple(file.get_slice(name).get_shape())
-                if found != shape:
-                    raise CheckpointError(f"{path}: tensor {name} has shape {list(found)}; expected {list(shape)}")
-            if sha256 and (actual := file_sha256(path)) != sha256:
-                raise CheckpointError(
-                    f"{path}: sha256 is {actual[:12]}..., config.json says {sha256[:12]}...; get the file again"
-                )
-            return {name: file.get_tensor(name) for name in shapes}
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; expected the weights of a frozen network") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: isn't a whole safetensors file ({error}); get it again") from None
-
-
-def file_sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read_tokenizer(folder: Path) -> Tokenizer:
-    path = folder / "tokenizer.json"
-    try:
-        tokenizer = Tokenizer.from_buffer(path.read_bytes())
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; expected the text encoder's tokenizer") from None
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: isn't a tokenizer ({' '.join(str(error).split())}); get it again") from None
-    tokenizer.no_truncation()  # Tokens are counted before they are cut.
-    tokenizer.no_padding()
-    return tokenizer
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; expected a text encoder's config") from None
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: can't be read ({error}); get it again") from None
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path}: holds a {type(config).__name__}; expected an object")
-    return config
-
-
-def _write_config(folder: Path, config: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
