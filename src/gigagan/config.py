@@ -34,6 +34,27 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+def _check_levels(
+    resolution: int,
+    resolutions: tuple[int, ...],
+    attention: "AttentionConfig",
+    prefix: str = "",
+    **lists: tuple[int, ...],
+) -> None:
+    for name, values in lists.items():
+        name = {"filters": "num_filters"}.get(name, name)
+        if len(values) != len(resolutions):
+            raise ValueError(
+                f"{prefix}{name} has {len(values)} numbers but {resolution} px has the {len(resolutions)} sides "
+                f"{', '.join(map(str, resolutions))}; give one each"
+            )
+    for side in attention.resolutions:
+        if side not in resolutions:
+            raise ValueError(
+                f"{prefix}attention.resolutions names {side}, but the sides are {', '.join(map(str, resolutions))}"
+            )
+
+
 class DataConfig(Section):
     """What the networks are shown."""
 
@@ -155,6 +176,8 @@ class DiscriminatorConfig(Section):
     """Gain of a convolutional residual block (1/sqrt 2, StyleGAN2)."""
     head_layers: Count = 4
     """Modulated 1x1 convolutions in each psi_j."""
+    head_channel_max: Count = 1536
+    """Most channels inside psi_j."""
     attention: AttentionConfig = AttentionConfig()
     """Self-attention; a mlp_multiplier as in G."""
 
@@ -180,6 +203,8 @@ class LossConfig(Section):
     """R1 strength: r1_gamma / 2 * E|grad|^2 (StyleGAN's convention)."""
     r1_interval: Count = 16
     """Lazy R1: applied every k steps, times k."""
+    r1_share: float = Field(1.0, gt=0, le=1)
+    """Share of the batch that R1 looks at."""
     paired_l1_weight: NonNegative = 0.0
     """L1 between generated and real pyramids of one caption; for small data, 0 in the paper."""
 
@@ -284,23 +309,6 @@ class RunConfig(Section):
                 f"train.freeze_D is {self.train.freeze_D}, but D has {len(G.resolutions)} stages; leave one to train"
             )
         return self
-
-
-def _check_levels(
-    resolution: int, resolutions: tuple[int, ...], attention: AttentionConfig, prefix: str = "", **lists: tuple[int, ...]
-) -> None:
-    for name, values in lists.items():
-        name = {"filters": "num_filters"}.get(name, name)
-        if len(values) != len(resolutions):
-            raise ValueError(
-                f"{prefix}{name} has {len(values)} numbers but {resolution} px has the {len(resolutions)} sides "
-                f"{', '.join(map(str, resolutions))}; give one each"
-            )
-    for side in attention.resolutions:
-        if side not in resolutions:
-            raise ValueError(
-                f"{prefix}attention.resolutions names {side}, but the sides are {', '.join(map(str, resolutions))}"
-            )
 
 
 def preset_names() -> list[str]:

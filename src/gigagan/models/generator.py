@@ -1,0 +1,194 @@
+"""The base generator (paper 3): prompt and latent to a pyramid of pictures.
+
+Axes: B batch, Z latent, S style, L style layers, C channels, T text tokens, D text width, E frozen text width.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from gigagan.config import GeneratorConfig
+from gigagan.models.attention import AttentionBlock
+from gigagan.models.frozen import TextFeatures
+from gigagan.models.layers import AdaptiveConv, EqualConv, EqualLinear, normalize, upsample
+from gigagan.models.text import TextCondition, TextTransformer
+
+MAPPING_LR_MULTIPLIER = 0.01  # StyleGAN2
+W_AVG_DECAY = 0.995  # StyleGAN2
+
+
+class MappingNetwork(nn.Module):
+    """M: w = MLP(concat(norm(z), norm(t_global))) (paper 2.1)."""
+
+    w_avg: Tensor
+
+    def __init__(self, z_dim: int, text_dim: int, w_dim: int, *, num_layers: int) -> None:
+        super().__init__()
+        dims = [z_dim + text_dim] + [w_dim] * num_layers
+        self.layers = nn.ModuleList(
+            EqualLinear(dims[i], dims[i + 1], lr_multiplier=MAPPING_LR_MULTIPLIER, activation=True)
+            for i in range(num_layers)
+        )
+        self.register_buffer("w_avg", torch.zeros(w_dim))
+
+    def forward(self, z: Float[Tensor, "B Z"], t_global: Float[Tensor, "B D"]) -> Float[Tensor, "B S"]:
+        x = torch.cat([normalize(z), normalize(t_global.to(z.dtype))], dim=1)
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    @torch.no_grad()
+    def track(self, w: Float[Tensor, "B S"]) -> None:
+        """Move w_avg, the mean style that truncation pulls to, towards this batch."""
+        self.w_avg.lerp_(w.to(self.w_avg.dtype).mean(dim=0), 1 - W_AVG_DECAY)
+
+
+class ConvBlock(nn.Module):
+    """Residual block of two adaptive convolutions: (skip(x) + f(x)) * gain, f at twice the side when `up`."""
+
+    # Unstated: how the residual gain enters; (x + f(x)) * gain (paper.md 3.3).
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, style_dim: int, num_filters: int, gain: float, up: bool
+    ) -> None:
+        super().__init__()
+        self.conv0 = AdaptiveConv(
+            in_channels, out_channels, style_dim=style_dim, num_filters=num_filters, up=up, activation=True
+        )
+        self.conv1 = AdaptiveConv(
+            out_channels, out_channels, style_dim=style_dim, num_filters=num_filters, activation=True, out_gain=gain
+        )
+        changed = up or in_channels != out_channels
+        self.skip = EqualConv(in_channels, out_channels, kernel=1, bias=False, out_gain=gain) if changed else None
+        self.up = up
+        self.gain = gain
+
+    def forward(self, x: Float[Tensor, "B I H W"], w: Float[Tensor, "B S"]) -> Float[Tensor, "B O H2 W2"]:
+        y = self.conv1(self.conv0(x, w), w)
+        if self.skip is None:
+            return torch.add(y, x, alpha=self.gain)
+        x = self.skip(x)  # before the upsampling: the two commute, and here it is a quarter of the work
+        return y + (upsample(x) if self.up else x)
+
+
+class SynthesisLevel(nn.Module):
+    """One side of the feature maps: convolution blocks, attention stack, toRGB (Eq. 5)."""
+
+    def __init__(self, cfg: GeneratorConfig, resolution: int) -> None:
+        super().__init__()
+        level = cfg.resolutions.index(resolution)
+        channels = cfg.channels(resolution)
+        num_filters = cfg.num_filters[level]
+        first = resolution == 4
+        self.entry = (
+            AdaptiveConv(channels, channels, style_dim=cfg.w_dim, num_filters=num_filters, activation=True)
+            if first
+            else ConvBlock(
+                cfg.channels(resolution // 2),
+                channels,
+                style_dim=cfg.w_dim,
+                num_filters=num_filters,
+                gain=cfg.residual_gain,
+                up=True,
+            )
+        )
+        self.blocks = nn.ModuleList(
+            ConvBlock(
+                channels, channels, style_dim=cfg.w_dim, num_filters=num_filters, gain=cfg.residual_gain, up=False
+            )
+            for _ in range(cfg.blocks[level] - 1)
+        )
+        # Unstated: where attention goes; one stack a side, after its convolution blocks (paper.md 3.1).
+        self.attention = nn.ModuleList(
+            AttentionBlock(
+                channels,
+                head_dim=cfg.attention.head_dim,
+                dim_multiplier=cfg.attention.dim_multiplier,
+                mlp_multiplier=cfg.attention.mlp_multiplier,
+                residual_gain=cfg.attention.residual_gain,
+                style_dim=cfg.w_dim,
+                text_dim=cfg.text_dim,
+            )
+            for _ in range(cfg.attention.depth_at(resolution))
+        )
+        # Unstated: toRGB has one filter and no demodulation.
+        self.to_rgb = AdaptiveConv(channels, 3, style_dim=cfg.w_dim, kernel=1, demodulate=False)
+        self.num_ws = 1 + len(self.blocks)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B I H W"],
+        ws: Float[Tensor, "B L S"],
+        t_local: Float[Tensor, "B T D"],
+        text_mask: Bool[Tensor, "B T"],
+    ) -> tuple[Float[Tensor, "B O H2 W2"], Float[Tensor, "B 3 H2 W2"]]:
+        x = self.entry(x, ws[:, 0])
+        for i, block in enumerate(self.blocks, start=1):
+            x = block(x, ws[:, i])
+        for attention in self.attention:
+            x = attention(x, ws[:, -1], t_local, text_mask)
+        return x, self.to_rgb(x, ws[:, -1])
+
+
+class SynthesisNetwork(nn.Module):
+    """Styles and words to a pyramid; one style a convolution block, the RGB of a level added to the upsampled last."""
+
+    def __init__(self, cfg: GeneratorConfig) -> None:
+        super().__init__()
+        self.input = nn.Parameter(torch.randn(1, cfg.channels(4), 4, 4))
+        # Names carry the resolution, so a state dict reads as the architecture and a larger model finds its levels.
+        self.levels = nn.ModuleDict({f"{r}x{r}": SynthesisLevel(cfg, r) for r in cfg.resolutions})
+        self.num_ws = sum(int(level.num_ws) for level in self.levels.values())
+
+    def forward(
+        self,
+        ws: Float[Tensor, "B L S"],
+        t_local: Float[Tensor, "B T D"],
+        text_mask: Bool[Tensor, "B T"],
+        dtype: torch.dtype = torch.float32,
+    ) -> list[Tensor]:
+        x = self.input.to(dtype).expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        t_local = t_local.to(dtype)
+        pyramid: list[Tensor] = []
+        start = 0
+        for level in self.levels.values():
+            x, rgb = level(x, ws[:, start : start + level.num_ws], t_local, text_mask)
+            # Unstated: levels accumulate, as StyleGAN2's skip generator; summed in float32.
+            rgb = rgb.to(torch.float32)
+            pyramid.insert(0, rgb if not pyramid else rgb + upsample(pyramid[0]))
+            start += level.num_ws
+        return pyramid
+
+
+class Generator(nn.Module):
+    """G: (z, text) -> pyramid of pictures, index 0 = full resolution, values about [-1, 1]."""
+
+    def __init__(self, cfg: GeneratorConfig, *, feature_dim: int) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.feature_dim = feature_dim
+        self.text = TextTransformer(
+            feature_dim, dim=cfg.text_dim, num_layers=cfg.text_layers, num_heads=cfg.text_heads
+        )
+        self.mapping = MappingNetwork(cfg.z_dim, cfg.text_dim, cfg.w_dim, num_layers=cfg.mapping_layers)
+        self.synthesis = SynthesisNetwork(cfg)
+
+    @property
+    def num_ws(self) -> int:
+        """Style layers: one a convolution block."""
+        return self.synthesis.num_ws
+
+    def forward(
+        self, z: Float[Tensor, "B Z"], features: TextFeatures, dtype: torch.dtype = torch.float32
+    ) -> list[Tensor]:
+        condition: TextCondition = self.text(features)
+        w = self.mapping(z, condition.t_global)
+        return self.synthesize(w, condition, dtype=dtype)
+
+    def synthesize(
+        self, w: Float[Tensor, "B S"], condition: TextCondition, dtype: torch.dtype = torch.float32
+    ) -> list[Tensor]:
+        """The pyramid of one style used at every layer."""
+        ws = w[:, None].expand(-1, self.num_ws, -1)
+        pyramid: list[Tensor] = self.synthesis(ws, condition.t_local, condition.mask, dtype=dtype)
+        return pyramid

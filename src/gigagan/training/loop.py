@@ -1,0 +1,231 @@
+"""The run, from first to last image: the order of events is the order of lines."""
+
+import hashlib
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gigagan import checkpoint, dist
+from gigagan.augment import Augmentation
+from gigagan.config import RunConfig, to_yaml
+from gigagan.data.dataset import CaptionedImages, open_dataset, packaged_pictures
+from gigagan.data.features import CaptionFeatures
+from gigagan.data.loader import Batch, batches
+from gigagan.errors import CheckpointError, ConfigError
+from gigagan.grid import labelled_grid
+from gigagan.losses import mismatched
+from gigagan.models.frozen import TextEncoder, build_text_encoder
+from gigagan.pipeline import Pipeline
+from gigagan.training.state import TrainState, grow_from, updating
+from gigagan.training.stats import Stats
+from gigagan.training.steps import MicroBatch, discriminator_step, generator_step
+
+log = logging.getLogger(__name__)
+
+GRID_SEEDS = (0, 1, 2, 3)
+
+
+def train(cfg: RunConfig, run_dir: Path, *, device: torch.device) -> None:
+    """Train to cfg.train.total_kimg. Called again with the same run_dir, it goes on where it stopped.
+
+    Writes run_dir/{config.yaml, stats.jsonl, tensorboard/, checkpoints/, grids/, model/}; `model` is the newest
+    snapshot, a model directory with the running average of G (and D, to train on from).
+    """
+    dataset = open_dataset(cfg.data.path or packaged_pictures(), split=cfg.data.split, resolution=cfg.generator.resolution)
+    torch.manual_seed(cfg.train.seed)  # the networks' first weights
+    encoder = build_text_encoder(cfg.text, device)
+    state = TrainState(cfg, feature_dim=encoder.feature_dim, device=device)
+    _write_config(cfg, run_dir)
+    _restore_or_init(state, run_dir)
+    features = CaptionFeatures(encoder, preload=Path(cfg.data.features) if cfg.data.features else None)
+    stats = Stats(run_dir, total_kimg=cfg.train.total_kimg)
+    stats.start(state.nimg)
+    prompts = list(cfg.train.grid_prompts) or _first_captions(dataset)
+    ticks = 0
+
+    stream = batches(
+        cfg.data,
+        dataset,
+        resolution=cfg.generator.resolution,
+        batch=cfg.train.batch,
+        seed=cfg.train.seed,
+        start_nimg=state.nimg,
+        rank=dist.rank(),
+        world=dist.world_size(),
+    )
+    batch_gpu = cfg.train.batch_gpu
+    with _stop_requested() as stop:
+        while state.nimg < cfg.train.total_kimg * 1000 and not stop.is_set():
+            batch = next(stream)
+            while True:
+                try:
+                    _step(state, batch, features, stats, batch_gpu)
+                    break
+                except RuntimeError as error:  # torch has no one class for this
+                    if not _out_of_memory(error) or batch_gpu < 4:
+                        raise
+                    batch_gpu //= 2
+                    log.warning("memory ran out; train.batch_gpu is now %d (same batch, same result)", batch_gpu)
+            state.update_ema()
+            state.nimg += cfg.train.batch
+
+            if stats.images(state.nimg) >= cfg.train.kimg_per_tick * 1000 or stats.seconds() >= cfg.train.max_sec_per_tick:
+                stats.tick(state.nimg, {"Progress/bad_samples": float(stream.bad.count)})
+                ticks += 1
+                if ticks % cfg.train.checkpoint_ticks == 0:
+                    _save_state(state, run_dir)
+                if ticks % cfg.train.snapshot_ticks == 0:
+                    _save_snapshot(state, encoder, run_dir, prompts)
+
+    if stats.images(state.nimg):
+        stats.tick(state.nimg, {"Progress/bad_samples": float(stream.bad.count)})
+    _save_state(state, run_dir)
+    _save_snapshot(state, encoder, run_dir, prompts)
+    stats.close()
+
+
+def _step(state: TrainState, batch: Batch, features: CaptionFeatures, stats: Stats, batch_gpu: int) -> None:
+    """One optimizer step of D, then one of G."""
+    cfg = state.cfg
+    share = batch_gpu / cfg.train.batch
+    _set_learning_rate(state)
+
+    # Discriminator. R1 every r1_interval steps, weighted up by the same factor (lazy regularization).
+    r1 = cfg.loss.r1_gamma > 0 and state.step % cfg.loss.r1_interval == 0
+    with updating(state.D, state.opt_D):
+        state.opt_D.zero_grad(set_to_none=True)
+        for micro in _micro_batches(state, batch, features, batch_gpu, phase=0):
+            stats.add(discriminator_step(state, micro, share=share, r1=r1))
+        state.opt_D.step()
+
+    # Generator.
+    with updating(state.G, state.opt_G):
+        state.opt_G.zero_grad(set_to_none=True)
+        for micro in _micro_batches(state, batch, features, batch_gpu, phase=1):
+            stats.add(generator_step(state, micro, share=share))
+        state.opt_G.step()
+
+
+def _micro_batches(
+    state: TrainState, batch: Batch, features: CaptionFeatures, batch_gpu: int, *, phase: int
+) -> Iterator[MicroBatch]:
+    """The batch in parts. Randomness is a function of (seed, rank, images seen, phase) and is drawn for the whole
+    batch at once, so neither a restart nor the size of the parts changes it."""
+    cfg, total = state.cfg, len(batch.captions)
+    generator = torch.Generator().manual_seed(_mix(cfg.train.seed, dist.rank(), state.nimg, phase))
+    z = torch.randn(total, cfg.generator.z_dim, generator=generator)
+    augmentation = Augmentation.draw(cfg.augment, total, generator, state.device)
+    for start in range(0, total, batch_gpu):
+        part = slice(start, start + batch_gpu)
+        captions = batch.captions[part]
+        other, has_other = mismatched(captions, generator)
+        yield MicroBatch(
+            img=batch.img[part].to(state.device, memory_format=torch.channels_last),
+            captions=captions,
+            features=features(captions).to(state.device),
+            z=z[part].to(state.device),
+            augmentation=augmentation.part(part),
+            other=other.to(state.device),
+            has_other=has_other.to(state.device),
+        )
+
+
+def _mix(*numbers: int) -> int:
+    """One seed of several numbers."""
+    digest = hashlib.blake2b(",".join(map(str, numbers)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1
+
+
+def _set_learning_rate(state: TrainState) -> None:
+    for optimizer, cfg in ((state.opt_G, state.cfg.optim_G), (state.opt_D, state.cfg.optim_D)):
+        warm = min(1.0, (state.nimg + state.cfg.train.batch) / (cfg.warmup_kimg * 1000)) if cfg.warmup_kimg else 1.0
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * warm
+
+
+def _restore_or_init(state: TrainState, run_dir: Path) -> None:
+    saved = checkpoint.latest_state(run_dir)
+    if saved is not None:
+        state.load_state_dict(saved.tensors, saved.nimg)
+        log.info("resumed from %s at %.3f kimg", saved.path.name, saved.nimg / 1000)
+    elif state.cfg.init:
+        model = checkpoint.load_model(Path(state.cfg.init), device=state.device)
+        taken = grow_from(state.G, dict(model.generator.state_dict()), what=state.cfg.init)
+        state.G_ema.load_state_dict(state.G.state_dict())
+        if model.discriminator is not None:
+            grow_from(state.D, dict(model.discriminator.state_dict()), what=state.cfg.init)
+        log.info("started from %s: %d of %d tensors of G", state.cfg.init, taken, len(state.G.state_dict()))
+
+
+def _write_config(cfg: RunConfig, run_dir: Path) -> None:
+    """The resolved configuration beside the results; a run goes on only with the one it began with."""
+    path = run_dir / "config.yaml"
+    text = to_yaml(cfg)
+    if path.exists() and (changed := _changed_lines(path.read_text(encoding="utf-8"), text)):
+        raise ConfigError(
+            f"{run_dir} was begun with other values ({'; '.join(changed[:3])}); give the same ones or a new --run-dir"
+        )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _changed_lines(old: str, new: str) -> list[str]:
+    # What a run may change between its parts: how far it goes, where its data lies, how often it reports.
+    free = ("total_kimg", "path", "features", "num_workers", "kimg_per_tick", "max_sec_per_tick", "batch_gpu")
+    free += ("snapshot_ticks", "checkpoint_ticks", "keep_checkpoints", "grid_prompts", "init")
+    pairs = zip(old.splitlines(), new.splitlines(), strict=False)
+    return [f"was {a.strip()}, now {b.strip()}" for a, b in pairs if a != b and not a.strip().startswith(free)]
+
+
+def _save_state(state: TrainState, run_dir: Path) -> None:
+    checkpoint.save_state(
+        run_dir, state.nimg, state.state_dict(), {"seed": state.cfg.train.seed}, keep=state.cfg.train.keep_checkpoints
+    )
+
+
+def _save_snapshot(state: TrainState, encoder: TextEncoder, run_dir: Path, prompts: list[str]) -> None:
+    if dist.rank():
+        return
+    provenance = {"kimg": state.nimg / 1000, "config": state.cfg.model_dump(mode="json")}
+    checkpoint.save_model(
+        run_dir / "model", state.G_ema, encoder, provenance=provenance, dtype=torch.float32, discriminator=state.D
+    )
+    pipe = Pipeline(state.G_ema, encoder)
+    rows: list[list[Image.Image]] = []
+    for prompt in prompts:
+        rows.append(list(pipe([prompt] * len(GRID_SEEDS), seeds=list(GRID_SEEDS)).images))
+    folder = run_dir / "grids"
+    folder.mkdir(exist_ok=True)
+    labelled_grid(rows, rows=prompts, columns=[f"seed {s}" for s in GRID_SEEDS]).save(folder / f"{state.nimg:09d}.png")
+
+
+def _first_captions(dataset: CaptionedImages) -> list[str]:
+    step = max(len(dataset) // 8, 1)
+    return [dataset[i].captions[0].text for i in range(0, len(dataset), step)][:8]
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text
+
+
+@contextmanager
+def _stop_requested() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets: the run saves after the step in hand and ends."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,162 @@
+"""All that a run carries from step to step: networks, running average, optimizers, images seen."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gigagan.config import OptimizerConfig, RunConfig
+from gigagan.errors import CheckpointError
+from gigagan.losses import ema_decay
+from gigagan.models.discriminator import Discriminator
+from gigagan.models.generator import Generator
+
+
+class TrainState:
+    """G, D, G_ema, their optimizers and `nimg`, the real images seen: the clock of a run."""
+
+    def __init__(self, cfg: RunConfig, *, feature_dim: int, device: torch.device) -> None:
+        self.cfg = cfg
+        self.device = device
+        self.nimg = 0
+        self.G = Generator(cfg.generator, feature_dim=feature_dim).to(device)
+        self.D = Discriminator(
+            cfg.discriminator, resolution=cfg.generator.resolution, feature_dim=feature_dim
+        ).to(device)
+        self.G_ema = Generator(cfg.generator, feature_dim=feature_dim).to(device).requires_grad_(False).eval()
+        self.G_ema.load_state_dict(self.G.state_dict())
+        _freeze_stages(self.D, cfg.train.freeze_D)
+        # Lazy regularization adds a D step in r1_interval; Adam's rate and memory shrink alike (StyleGAN2).
+        lazy = cfg.loss.r1_interval / (cfg.loss.r1_interval + 1) if cfg.loss.r1_gamma else 1.0
+        self.opt_G = build_optimizer(self.G, cfg.optim_G, lazy=1.0)
+        self.opt_D = build_optimizer(self.D, cfg.optim_D, lazy=lazy)
+        self.G.requires_grad_(False)  # until `updating` says whose turn it is
+        self.D.requires_grad_(False)
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self.nimg // self.cfg.train.batch
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Arithmetic of convolutions and attention."""
+        return torch.bfloat16 if self.cfg.train.dtype == "bfloat16" else torch.float32
+
+    @torch.no_grad()
+    def update_ema(self) -> None:
+        """Move G_ema towards G; half-life cfg.train.ema_kimg."""
+        decay = ema_decay(self.cfg.train.batch, self.cfg.train.ema_kimg)
+        ours, theirs = list(self.G_ema.parameters()), list(self.G.parameters())
+        torch._foreach_lerp_(ours, theirs, 1 - decay)
+        for mine, other in zip(self.G_ema.buffers(), self.G.buffers(), strict=True):
+            mine.copy_(other)
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """Every tensor of the run, by component; with `nimg` and the configuration it is the whole state."""
+        return {
+            "G": dict(self.G.state_dict()),
+            "D": dict(self.D.state_dict()),
+            "G_ema": dict(self.G_ema.state_dict()),
+            "opt_G": _optimizer_tensors(self.opt_G, self.G),
+            "opt_D": _optimizer_tensors(self.opt_D, self.D),
+        }
+
+    def load_state_dict(self, tensors: dict[str, dict[str, Tensor]], nimg: int) -> None:
+        """Take over a saved state. Raises CheckpointError when a tensor is missing or of another shape."""
+        for name, network in (("G", self.G), ("D", self.D), ("G_ema", self.G_ema)):
+            load_tensors(network, tensors[name], what=name)
+        _load_optimizer(self.opt_G, self.G, tensors["opt_G"])
+        _load_optimizer(self.opt_D, self.D, tensors["opt_D"])
+        self.nimg = nimg
+
+
+def build_optimizer(network: nn.Module, cfg: OptimizerConfig, *, lazy: float) -> torch.optim.AdamW:
+    """AdamW over a network's parameters in four groups: attention or not, learned text layers or not (paper 6)."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(("attention" in name, name.startswith("text.")), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": cfg.lr * lazy * (cfg.text_lr_multiplier if is_text else 1.0),
+                "base_lr": cfg.lr * lazy * (cfg.text_lr_multiplier if is_text else 1.0),
+                "weight_decay": cfg.attention_weight_decay if is_attention else cfg.weight_decay,
+            }
+            for (is_attention, is_text), parameters in groups.items()
+        ],
+        betas=(float(cfg.beta1**lazy) if cfg.beta1 else 0.0, float(cfg.beta2**lazy)),
+        fused=True,
+    )
+
+
+@contextmanager
+def updating(network: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Inside, only this network's parameters collect gradients."""
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        network.requires_grad_(False)
+
+
+def load_tensors(network: nn.Module, tensors: dict[str, Tensor], *, what: str) -> None:
+    """Load by name. Raises CheckpointError naming what is missing, unexpected or of another shape."""
+    own = network.state_dict()
+    faults = [f"{k}: missing" for k in own if k not in tensors]
+    faults += [f"{k}: unexpected" for k in tensors if k not in own]
+    faults += [
+        f"{k}: {list(tensors[k].shape)} instead of {list(own[k].shape)}"
+        for k in own
+        if k in tensors and tensors[k].shape != own[k].shape
+    ]
+    if faults:
+        raise CheckpointError(f"{what} doesn't fit this configuration: {'; '.join(faults[:5])}; train in a new run dir")
+    network.load_state_dict(tensors)
+
+
+def grow_from(network: nn.Module, tensors: dict[str, Tensor], *, what: str) -> int:
+    """Start from a model of this family: tensors of equal name and shape are taken, the rest stay fresh.
+
+    Returns how many of the network's tensors were taken. Raises CheckpointError when none fits.
+    """
+    own = network.state_dict()
+    fitting = {k: v for k, v in tensors.items() if k in own and v.shape == own[k].shape}
+    if not fitting:
+        raise CheckpointError(f"{what}: none of its tensors fits this configuration; use the preset it was made with")
+    network.load_state_dict({**own, **fitting})
+    return len(fitting)
+
+
+def _freeze_stages(D: Discriminator, count: int) -> None:
+    for stage in list(D.stages.values())[:count]:
+        stage.requires_grad_(False)
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
+    names = {id(p): name for name, p in network.named_parameters()}
+    flat: dict[str, Tensor] = {}
+    for parameter, values in optimizer.state.items():
+        for key, value in values.items():
+            flat[f"{names[id(parameter)]}/{key}"] = torch.as_tensor(value)
+    return flat
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module, tensors: dict[str, Tensor]) -> None:
+    parameters = dict(network.named_parameters())
+    state: dict[Any, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        name, _, slot = key.rpartition("/")
+        if name not in parameters:
+            raise CheckpointError(f"optimizer state of {name}: this configuration has no such parameter")
+        state.setdefault(parameters[name], {})[slot] = value.to(
+            parameters[name].device if slot != "step" else "cpu"
+        ).clone()
+    optimizer.state.clear()
+    optimizer.state.update(state)

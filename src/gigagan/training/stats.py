@@ -1,0 +1,91 @@
+"""Scalars of a run: averaged over a tick, printed as a line, written to stats.jsonl and TensorBoard."""
+
+import json
+import math
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from torch import Tensor
+
+from gigagan.errors import GigaGANError, MissingExtra
+
+
+class Stats:
+    """Collects tensors without waiting for them; a tick turns them into numbers."""
+
+    def __init__(self, run_dir: Path, *, total_kimg: float) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise MissingExtra("tensorboard", "train") from None
+        self.path = run_dir / "stats.jsonl"
+        self.total_kimg = total_kimg
+        self.writer = SummaryWriter(str(run_dir / "tensorboard"))
+        self.values: dict[str, list[Tensor]] = defaultdict(list)
+        self.tick_start = time.monotonic()
+        self.cpu_start = time.process_time()
+        self.tick_nimg = -1
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        """Values of one half step."""
+        for name, value in values.items():
+            self.values[name].append(value)
+
+    def start(self, nimg: int) -> None:
+        """The first tick begins here."""
+        self.tick_nimg = nimg
+        self.tick_start, self.cpu_start = time.monotonic(), time.process_time()
+
+    def seconds(self) -> float:
+        """Time since the last tick."""
+        return time.monotonic() - self.tick_start
+
+    def images(self, nimg: int) -> int:
+        """Images since the last tick."""
+        return nimg - self.tick_nimg
+
+    def tick(self, nimg: int, extra: dict[str, float]) -> dict[str, float]:
+        """Write and print the tick that ends now.
+
+        Raises GigaGANError when a loss isn't finite: the run stops before it spoils its checkpoints.
+        """
+        seconds, images = max(self.seconds(), 1e-9), self.images(nimg)
+        row = {name: sum(float(v) for v in values) / len(values) for name, values in self.values.items()}
+        broken = [name for name, value in row.items() if not math.isfinite(value)]
+        if broken:
+            raise GigaGANError(
+                f"{', '.join(broken)} isn't finite at {nimg / 1000:.3f} kimg; resume from the last checkpoint "
+                "with a lower optim_G.lr and optim_D.lr"
+            )
+        images_per_sec = images / seconds
+        row |= {
+            "Progress/kimg": nimg / 1000,
+            "Timing/images_per_sec": images_per_sec,
+            "Timing/sec_per_kimg": 1000 * seconds / max(images, 1),
+            "Timing/cpu_sec_per_kimg": 1000 * (time.process_time() - self.cpu_start) / max(images, 1),
+            **extra,
+        }
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        for name, value in row.items():
+            self.writer.add_scalar(name, value, global_step=nimg)
+        self.writer.flush()
+        self._print(row, images_per_sec)
+        self.values.clear()
+        self.start(nimg)
+        return row
+
+    def _print(self, row: dict[str, float], images_per_sec: float) -> None:
+        left = max(self.total_kimg - row["Progress/kimg"], 0) * 1000 / max(images_per_sec, 1e-9)
+        hours, minutes = divmod(int(left) // 60, 60)
+        losses = "  ".join(f"{n.removeprefix('Loss/')} {v:.3f}" for n, v in row.items() if n.startswith("Loss/"))
+        print(
+            f"kimg {row['Progress/kimg']:.3f}/{self.total_kimg:g}  {images_per_sec:.1f} img/s  "
+            f"ETA {hours}h{minutes:02d}m  {losses}",
+            flush=True,
+        )
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self.writer.close()

@@ -1,0 +1,143 @@
+"""The two half steps: one micro-batch, its losses, their gradients (paper 5).
+
+Text meets only D's heads, so phi runs once over generated and real pictures together, and its features are judged
+twice: under their own captions and under others'.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from gigagan import losses
+from gigagan.augment import Augmentation
+from gigagan.config import LossConfig
+from gigagan.models.frozen import TextFeatures
+from gigagan.models.layers import image_pyramid, to_float
+from gigagan.training.state import TrainState
+
+Stats = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Pictures with their captions, and all the randomness a step needs."""
+
+    img: Tensor
+    """uint8 [B, 3, H, W]."""
+    captions: list[str]
+    features: TextFeatures
+    z: Tensor
+    """[B, z_dim], for this half step."""
+    augmentation: Augmentation
+    other: Tensor
+    """[B], for each picture the index of a caption that isn't its own."""
+    has_other: Tensor
+    """[B] bool, False where every caption is the picture's own."""
+
+
+def discriminator_step(state: TrainState, batch: MicroBatch, *, share: float, r1: bool) -> Stats:
+    """Gradients of D's loss on one micro-batch, `share` of the whole batch; with R1 when it is due."""
+    loss = state.cfg.loss
+    B = len(batch.img)
+    real_pyramid = _real_pyramid(state, batch.img)
+    with torch.no_grad():
+        gen_pyramid = state.G(batch.z, batch.features, dtype=state.dtype)
+    gen_pyramid, real_shown = batch.augmentation(gen_pyramid), batch.augmentation(real_pyramid)
+    t_D = state.D.text(batch.features).t_global
+
+    # Own captions: real is real, generated is generated (Eq. 6).
+    exits = state.D.phi([torch.cat(pair) for pair in zip(gen_pyramid, real_shown, strict=True)], dtype=state.dtype)
+    gen_logits, real_logits = _halves(state.D.judge(exits, t_D.repeat(2, 1)))
+    adv = _sum(gen_logits, losses.loss_generated, loss, loss.intermediate_adv_weight).mean()
+    adv = adv + _sum(real_logits, losses.loss_real, loss, loss.intermediate_adv_weight).mean()
+    total = adv
+    stats = {
+        "Loss/D/adv": adv.detach(),
+        "Scores/real": _last_score(real_logits),
+        "Scores/gen": _last_score(gen_logits),
+    }
+
+    # Others' captions: both are fake (Eq. 8).
+    if loss.match_weight_D:
+        other_logits = state.D.judge(exits, t_D[batch.other].repeat(2, 1))
+        pairs = _sum(other_logits, losses.loss_generated, loss, loss.intermediate_match_weight)
+        match = losses.mean_where(pairs, batch.has_other.repeat(2)) * 2  # generated and real, each a mean
+        total = total + loss.match_weight_D * match
+        stats["Loss/D/match"] = match.detach()
+        stats["Scores/mismatched"] = _last_score(_halves(other_logits)[1])
+    (total * share).backward()
+
+    if r1:
+        count = max(round(B * loss.r1_share), 1)
+        penalty = _r1(state, [img[:count] for img in real_shown], batch.features, count)
+        (penalty * (loss.r1_gamma / 2 * loss.r1_interval * share)).backward()
+        stats["Loss/D/r1"] = penalty.detach()
+    return stats
+
+
+def generator_step(state: TrainState, batch: MicroBatch, *, share: float) -> Stats:
+    """Gradients of G's loss on one micro-batch, `share` of the whole batch."""
+    loss = state.cfg.loss
+    condition = state.G.text(batch.features)
+    w = state.G.mapping(batch.z, condition.t_global)
+    state.G.mapping.track(w.detach())
+    pyramid = state.G.synthesize(w, condition, dtype=state.dtype)
+
+    exits = state.D.phi(batch.augmentation(pyramid), dtype=state.dtype)
+    with torch.no_grad():
+        t_D = state.D.text(batch.features).t_global
+    logits = state.D.judge(exits, t_D)
+    adv = _sum(logits, losses.loss_real, loss, loss.intermediate_adv_weight).mean()
+    total = adv
+    stats = {"Loss/G/adv": adv.detach()}
+
+    if loss.match_weight_G:
+        # Unstated: G's side of the matching loss; the non-saturating counterpart of D's (paper.md 5.2, reading A).
+        pairs = _sum(
+            state.D.judge(exits, t_D[batch.other]), losses.loss_real, loss, loss.intermediate_match_weight
+        )
+        match = losses.mean_where(pairs, batch.has_other)
+        total = total + loss.match_weight_G * match
+        stats["Loss/G/match"] = match.detach()
+    if loss.paired_l1_weight:
+        paired = losses.paired_l1(pyramid, _real_pyramid(state, batch.img))
+        total = total + loss.paired_l1_weight * paired
+        stats["Loss/G/paired_l1"] = paired.detach()
+    (total * share).backward()
+    return stats
+
+
+def _real_pyramid(state: TrainState, img: Tensor) -> list[Tensor]:
+    return image_pyramid(to_float(img), levels=state.D.num_levels)
+
+
+def _r1(state: TrainState, pyramid: list[Tensor], features: TextFeatures, count: int) -> Tensor:
+    """R1 in float32; fused attention kernels have no second derivative."""
+    leaves = [img.detach().requires_grad_(True) for img in pyramid]
+    loss = state.cfg.loss
+    with sdpa_kernel(SDPBackend.MATH):
+        logits = state.D(leaves, _first(features, count), dtype=torch.float32)
+        return losses.r1_penalty(
+            logits, leaves, level_weights=loss.level_weights, intermediate_weight=loss.intermediate_adv_weight
+        )
+
+
+def _first(features: TextFeatures, count: int) -> TextFeatures:
+    return TextFeatures(features.tokens[:count], features.mask[:count], features.global_index[:count])
+
+
+def _sum(logits: losses.Logits, loss: Callable[[Tensor], Tensor], cfg: LossConfig, weight: float) -> Tensor:
+    return losses.multi_scale(logits, loss, level_weights=cfg.level_weights, intermediate_weight=weight)
+
+
+def _halves(logits: losses.Logits) -> tuple[losses.Logits, losses.Logits]:
+    """Logits of the first and of the second half of the batch."""
+    halves = [[{j: v.chunk(2)[part] for j, v in level.items()} for level in logits] for part in (0, 1)]
+    return halves[0], halves[1]
+
+
+def _last_score(logits: losses.Logits) -> Tensor:
+    return logits[0][len(logits)].detach().mean()
