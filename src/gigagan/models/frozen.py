@@ -1,19 +1,57 @@
-"""Frozen third-party networks: text encoders and image networks, trained by others and never by us (paper 2, 5)."""
+"""Frozen networks, trained by others and never by us: text encoders (paper 2), image networks (paper 5)."""
 
-from gigagan.models.frozen_text import (
-    HashedText,
-    MiniLM,
-    TextEncoder,
-    TextFeatures,
-    build_text_encoder,
-    load_text_encoder,
-)
+from importlib import resources
+from pathlib import Path
+
+import torch
+
+from gigagan.config import TextConfig
+from gigagan.errors import CheckpointError, ConfigError
+from gigagan.models.frozen_clip import ClipText, load_clip
+from gigagan.models.frozen_files import read_config
+from gigagan.models.frozen_image import EfficientNetLite, ImageFeatures, load_efficientnet_lite
+from gigagan.models.frozen_text import HashedText, MiniLM, TextEncoder, TextFeatures, load_minilm
 
 __all__ = [
+    "ClipText",
+    "EfficientNetLite",
     "HashedText",
+    "ImageFeatures",
     "MiniLM",
     "TextEncoder",
     "TextFeatures",
     "build_text_encoder",
+    "load_clip",
+    "load_efficientnet_lite",
+    "load_minilm",
     "load_text_encoder",
 ]
+
+
+def build_text_encoder(cfg: TextConfig, device: torch.device | str = "cpu") -> TextEncoder:
+    """The encoder a configuration names. Raises CheckpointError where its weights are missing or damaged."""
+    if cfg.encoder == "hashed":
+        return HashedText(max_tokens=cfg.max_tokens, device=device)
+    if cfg.encoder == "clip":
+        if not cfg.path:
+            raise ConfigError("text.path is empty; for text.encoder=clip give the directory of a CLIP checkpoint")
+        return load_clip(Path(cfg.path), max_tokens=cfg.max_tokens, device=device)
+    folder = Path(cfg.path) if cfg.path else Path(str(resources.files("gigagan") / "pretrained" / "emoji"))
+    return load_minilm(folder, max_tokens=cfg.max_tokens, device=device)
+
+
+def load_text_encoder(model_dir: Path, device: torch.device | str = "cpu") -> TextEncoder:
+    """The encoder inside a model directory. Raises CheckpointError where it is missing or damaged."""
+    config = read_config(model_dir / "text_encoder")
+    where = model_dir / "text_encoder" / "config.json"
+    encoder, max_tokens = config.get("encoder"), config.get("max_tokens")
+    if encoder not in ("minilm", "clip", "hashed"):
+        raise CheckpointError(f"{where}: encoder is {encoder!r}; expected minilm, clip or hashed")
+    if not isinstance(max_tokens, int) or max_tokens < 4:
+        raise CheckpointError(f"{where}: max_tokens is {max_tokens!r}; expected a whole number of at least 4")
+    if encoder == "hashed":
+        return HashedText(max_tokens=max_tokens, device=device)
+    if not config.get("sha256"):
+        raise CheckpointError(f"{where}: sha256 is missing; expected the hash of model.safetensors")
+    load = load_minilm if encoder == "minilm" else load_clip
+    return load(model_dir, max_tokens=max_tokens, device=device)

@@ -1,4 +1,4 @@
-"""Frozen text encoders behind one protocol (paper 2): MiniLM in the package, CLIP from disk, hashed words for tests.
+"""Frozen text encoders behind one protocol (paper 2): MiniLM in the package, hashed words for tests.
 
 An encoder runs each prompt at its own length (or, CLIP, at a fixed one), never beside padding of others, so that a
 prompt's features don't depend on its neighbours. Axes: B prompts, T = max_tokens, t tokens of one prompt, E features.
@@ -9,7 +9,6 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,17 +16,16 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from safetensors.torch import save
-from tokenizers import Tokenizer
 from torch import Tensor
 
-from gigagan.config import TextConfig
 from gigagan.errors import CheckpointError
 from gigagan.models.frozen_files import (
+    PromptTokenizer,
     file_sha256,
+    locate,
     read_config,
     read_licences,
     read_tensors,
-    read_tokenizer,
     write_config,
     write_licences,
 )
@@ -119,6 +117,18 @@ class HashedText:
         return re.findall(r"\w+|[^\w\s]", prompt.lower())
 
 
+_BERT_KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "layer_norm_eps",
+)
+
+
 class MiniLM:
     """all-MiniLM-L6-v2: a BERT of 6 layers, width 384. The whole prompt stands at [CLS], position 0."""
 
@@ -131,38 +141,34 @@ class MiniLM:
         self,
         config: dict[str, Any],
         weights: dict[str, Tensor],
-        tokenizer: bytes,
+        tokenizer: PromptTokenizer,
         *,
-        max_tokens: int = 32,
         device: torch.device | str = "cpu",
         licences: dict[str, bytes] | None = None,
     ) -> None:
-        if max_tokens > config["max_position_embeddings"]:
+        if tokenizer.max_tokens > (positions := config["max_position_embeddings"]):
             raise CheckpointError(
-                f"text.max_tokens is {max_tokens}, but the encoder takes {config['max_position_embeddings']}; use fewer"
+                f"text.max_tokens is {tokenizer.max_tokens}, but the encoder takes {positions}; use at most {positions}"
             )
         self.config = config
         self.feature_dim = int(config["hidden_size"])
-        self.max_tokens = max_tokens
+        self.max_tokens = tokenizer.max_tokens
         self.device = torch.device(device)
         # Kept at float16's values, so that what a model is trained with is to the bit what its directory stores.
         self.weights = {name: w.to(self.device, torch.float16).float() for name, w in weights.items()}
-        self.tokenizer_json = tokenizer
-        self.tokenizer = Tokenizer.from_buffer(tokenizer)
-        self.tokenizer.no_truncation()  # Tokens are counted before they are cut.
-        self.tokenizer.no_padding()
+        self.tokenizer = tokenizer
         self.licences = licences or {}
 
     def encode(self, prompts: Sequence[str]) -> TextFeatures:
         """Features of prompts, each computed alone: the same bits whatever it is asked beside."""
         with torch.no_grad():
-            tokens = [self._forward(self._ids([prompt]))[0] for prompt in prompts]
+            tokens = [self._forward(self._ids(prompt))[0] for prompt in prompts]
         return TextFeatures.from_ragged(tokens, self.max_tokens)
 
     def encode_ragged(self, prompts: Sequence[str], batch: int = 64) -> list[Tensor]:
         """Features of each prompt, [t, E], in batches of one length: fast, and equal to encode but for rounding."""
         by_length: dict[int, list[int]] = defaultdict(list)
-        for index, ids in enumerate(all_ids := [self._ids([prompt]) for prompt in prompts]):
+        for index, ids in enumerate(all_ids := [self._ids(prompt) for prompt in prompts]):
             by_length[ids.shape[1]].append(index)
         tokens: dict[int, Tensor] = {}
         with torch.no_grad():
@@ -174,7 +180,7 @@ class MiniLM:
 
     def count_tokens(self, prompt: str) -> int:
         """Tokens of the whole prompt, [CLS] and [SEP] included."""
-        return len(self.tokenizer.encode(prompt).ids)
+        return self.tokenizer.count(prompt)
 
     def save(self, directory: Path) -> None:
         """Write directory/text_encoder (weights in float16, licences) and directory/tokenizer."""
@@ -185,13 +191,10 @@ class MiniLM:
         stored = {"encoder": self.name, "max_tokens": self.max_tokens} | {key: self.config[key] for key in _BERT_KEYS}
         write_config(folder, stored | {"sha256": file_sha256(folder / "model.safetensors")})
         write_licences(folder, self.licences)
-        (directory / "tokenizer").mkdir(exist_ok=True)
-        (directory / "tokenizer" / "tokenizer.json").write_bytes(self.tokenizer_json)
+        self.tokenizer.save(directory / "tokenizer")
 
-    def _ids(self, prompts: Sequence[str]) -> Int[Tensor, "B t"]:
-        rows = [self.tokenizer.encode(prompt).ids for prompt in prompts]
-        rows = [ids if len(ids) <= self.max_tokens else ids[: self.max_tokens - 1] + ids[-1:] for ids in rows]
-        return torch.tensor(rows, device=self.device)
+    def _ids(self, prompt: str) -> Int[Tensor, "1 t"]:
+        return torch.tensor([self.tokenizer.ids(prompt)], device=self.device)
 
     def _forward(self, ids: Int[Tensor, "B t"]) -> Float[Tensor, "B t E"]:
         """The last hidden states of equally long prompts (Devlin et al. 2018)."""
@@ -221,51 +224,16 @@ class MiniLM:
         return F.layer_norm(x, weight.shape, weight, bias, eps=self.config["layer_norm_eps"])
 
 
-def build_text_encoder(cfg: TextConfig, device: torch.device | str = "cpu") -> TextEncoder:
-    """The encoder a configuration names. Raises CheckpointError where its weights are missing or damaged."""
-    if cfg.encoder == "hashed":
-        return HashedText(max_tokens=cfg.max_tokens, device=device)
-    folder = Path(cfg.path) if cfg.path else Path(str(resources.files("gigagan") / "pretrained" / "emoji"))
-    return _load_minilm(folder, cfg.max_tokens, device)
-
-
-def load_text_encoder(model_dir: Path, device: torch.device | str = "cpu") -> TextEncoder:
-    """The encoder inside a model directory. Raises CheckpointError where it is missing or damaged."""
-    config = read_config(model_dir / "text_encoder")
-    encoder, max_tokens = config.get("encoder"), int(config.get("max_tokens", 32))
-    if encoder == "hashed":
-        return HashedText(max_tokens=max_tokens, device=device)
-    if encoder == "minilm":
-        return _load_minilm(model_dir, max_tokens, device)
-    raise CheckpointError(
-        f"{model_dir / 'text_encoder' / 'config.json'}: encoder is {encoder!r}; expected minilm, clip or hashed"
-    )
-
-
-_BERT_KEYS = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-    "type_vocab_size",
-    "layer_norm_eps",
-)
-
-
-def _load_minilm(folder: Path, max_tokens: int, device: torch.device | str) -> MiniLM:
+def load_minilm(folder: Path, *, max_tokens: int = 32, device: torch.device | str = "cpu") -> MiniLM:
     """From a model directory (text_encoder/, tokenizer/) or from a plain one that holds all the files."""
-    nested = (folder / "text_encoder").is_dir()
-    weights_dir, tokenizer_dir = (folder / "text_encoder", folder / "tokenizer") if nested else (folder, folder)
+    weights_dir, tokenizer_dir = locate(folder)
     config = read_config(weights_dir)
     missing = [key for key in _BERT_KEYS if key not in config]
     if missing:
         raise CheckpointError(f"{weights_dir / 'config.json'}: {missing[0]} is missing; expected a BERT's config")
-    path = weights_dir / "model.safetensors"
-    weights = read_tensors(path, _bert_shapes(config), config.get("sha256", ""))
-    tokenizer, licences = read_tokenizer(tokenizer_dir), read_licences(weights_dir)
-    return MiniLM(config, weights, tokenizer, max_tokens=max_tokens, device=device, licences=licences)
+    weights = read_tensors(weights_dir / "model.safetensors", _bert_shapes(config), config.get("sha256", ""))
+    tokenizer = PromptTokenizer.read(tokenizer_dir, max_tokens)
+    return MiniLM(config, weights, tokenizer, device=device, licences=read_licences(weights_dir))
 
 
 def _bert_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
