@@ -1,0 +1,1 @@
+"""Captioned pictures: building sets of them, reading them, drawing batches."""
