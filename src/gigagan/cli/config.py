@@ -1,0 +1,44 @@
+"""`gigagan config`: the whole tree, as a run would see it. Needs no torch."""
+
+import click
+
+
+@click.command()
+@click.argument("preset")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--explain", is_flag=True, help="A comment on what each key means above it.")
+def config(preset: str, overrides: tuple[str, ...], explain: bool) -> None:
+    """Print every key of PRESET with KEY=VALUE overrides applied.
+
+    PRESET is a name from the package or a .yaml file, which may hold only what differs from the defaults. The output
+    is such a file.
+    """
+    from gigagan import config
+
+    cfg = config.load(preset, overrides)
+    click.echo(config.to_yaml(cfg) if not explain else _explained(config.to_yaml(cfg)), nl=False)
+
+
+def _explained(text: str) -> str:
+    """The YAML tree with each key's meaning above it."""
+    from pydantic import BaseModel
+
+    from gigagan.config import RunConfig
+
+    path: list[type[BaseModel]] = [RunConfig]
+    lines = []
+    for line in text.splitlines():
+        indent = len(line) - len(line.lstrip())
+        key = line.strip().partition(":")[0]
+        del path[indent // 2 + 1 :]
+        field = path[-1].model_fields.get(key) if len(path) == indent // 2 + 1 else None
+        if field is not None:
+            kind = field.annotation
+            nested = isinstance(kind, type) and issubclass(kind, BaseModel)
+            meaning = field.description or (kind.__doc__ if nested else None)
+            if meaning:
+                lines.append(f"{' ' * indent}# {meaning}")
+            if isinstance(kind, type) and nested:
+                path.append(kind)
+        lines.append(line)
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,184 @@
+"""The configuration: presets, overrides, their order, and what a mistake is told."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from gigagan import config
+from gigagan.config import RunConfig
+from gigagan.errors import ConfigError, GigaGANError, MissingExtra
+
+
+def sections(kind: type[BaseModel] = RunConfig, prefix: str = "") -> list[tuple[str, type[BaseModel]]]:
+    found = [(prefix, kind)]
+    for name, field in kind.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += sections(field.annotation, f"{prefix}{name}.")
+    return found
+
+
+@pytest.mark.parametrize("preset", config.preset_names())
+def test_every_preset_loads_and_survives_a_round_trip(preset: str) -> None:
+    cfg = config.load(preset)
+    assert config.from_dict(yaml.safe_load(config.to_yaml(cfg))) == cfg
+
+
+@pytest.mark.parametrize("preset", config.preset_names())
+def test_every_preset_starts_with_its_command(preset: str) -> None:
+    path = Path(config.__file__).parent / "presets" / f"{preset}.yaml"
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("# gigagan ")
+    assert f"train {preset}" in first
+
+
+def test_the_defaults_are_a_valid_run() -> None:
+    assert config.from_dict({}) == RunConfig()
+
+
+def test_an_override_beats_the_file_and_the_file_beats_the_default(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("optim_G: {lr: 0.5, beta2: 0.5}\n")
+    cfg = config.load(str(file), ["optim_G.lr=0.25"])
+    assert (cfg.optim_G.lr, cfg.optim_G.beta2) == (0.25, 0.5)
+    assert cfg.optim_D == RunConfig().optim_D
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("optim_G.lr=3e-4", 3e-4),  # PyYAML reads 3e-4 as a string
+        ("optim_G.lr=.001", 0.001),
+        ("optim_G.lr=1", 1.0),
+    ],
+)
+def test_numbers_as_people_write_them(override: str, value: float) -> None:
+    assert config.load("emoji64", [override]).optim_G.lr == value
+
+
+def test_a_word_that_yaml_reads_as_false_is_refused_where_a_word_is_meant() -> None:
+    with pytest.raises(ConfigError, match=r"data\.split: .*string"):
+        config.load("emoji64", ["data.split=no"])
+    assert config.load("emoji64", ["data.split='no'"]).data.split == "no"
+
+
+def test_an_empty_value_is_the_empty_word() -> None:
+    assert config.load("emoji64", ["data.split="]).data.split == ""
+
+
+def test_a_list_is_given_as_yaml() -> None:
+    cfg = config.load("emoji64", ["train.grid_prompts=[a red apple, 'a: b']"])
+    assert cfg.train.grid_prompts == ("a red apple", "a: b")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("generator.resolutoin=64", "generator.resolutoin: no such key; did you mean generator.resolution?"),
+        ("trian.batch=64", "trian: no such key; did you mean train?"),
+        ("optim_G.lr=-1", "optim_G.lr: Input should be greater than 0 (got -1)"),
+        ("optim_G.lr=fast", "optim_G.lr: Input should be a valid number"),
+        ("generator.resolution=96", "generator.resolution: 96 isn't a power of two of at least 4; use 32, 64 or 128"),
+        ("generator.blocks=[1, 1]", "generator: blocks has 2 numbers but 64 px has the 5 sides 4, 8, 16, 32, 64"),
+        ("discriminator.blocks=[1]", "discriminator.blocks has 1 numbers"),
+        ("generator.attention.resolutions=[8, 16, 128]", "names 128, but the sides are 4, 8, 16, 32, 64"),
+        ("generator.attention.depths=[1]", "3 resolutions but 1 depths; give one depth each"),
+        ("loss.level_weights=[1, 1]", "loss.level_weights has 2 numbers but a 64 px pyramid has 5 levels"),
+        ("train.batch_gpu=7", "train.batch (64) must be a multiple of train.batch_gpu (7)"),
+        ("train.batch_gpu=1", "the matching loss needs another caption; use at least 2"),
+        ("train.freeze_D=5", "train.freeze_D is 5, but D has 5 stages; leave one to train"),
+        ("train.dtype=float16", "train.dtype: Input should be 'float32' or 'bfloat16' (got 'float16')"),
+        ("train=3", "train: is a section; set train.KEY=VALUE"),
+        ("train.batch.size=3", "train.batch"),
+        ("train.batch", "'train.batch' isn't an override; write section.key=value"),
+        ("=3", "'=3' isn't an override; write section.key=value"),
+        ("train.batch=[1", "'train.batch=[1': the value isn't YAML; quote it"),
+    ],
+)
+def test_a_mistake_gets_one_line_that_says_what_to_do(tmp_path: Path, override: str, message: str) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("train: {batch: 64, batch_gpu: 64}\n")
+    with pytest.raises(ConfigError) as caught:
+        config.load(str(file), [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("preset", "message"),
+    [
+        ("emoji46", "emoji46: no such preset; did you mean emoji64?"),
+        ("", ": no such preset; known: "),
+        ("missing.yaml", "missing.yaml: no such file; give a preset ("),
+    ],
+)
+def test_an_unknown_preset_names_the_known_ones(preset: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.load(preset)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "not YAML"), ("- 1\n- 2\n", "holds a list; expected sections"), ("3", "holds a int")],
+)
+def test_a_file_that_is_no_tree_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        config.load(str(file))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "empty.yaml"
+    file.touch()
+    assert config.load(str(file)) == RunConfig()
+
+
+@given(st.text(max_size=40))
+def test_any_text_as_an_override_is_taken_or_refused_by_name(text: str) -> None:
+    """No input reaches the user as another kind of error, and none as more than one line."""
+    try:
+        config.load("emoji64", [text])
+    except ConfigError as error:
+        assert "\n" not in str(error)
+
+
+@given(st.sampled_from(["data.path", "optim_G.lr", "generator.blocks", "train.batch", "data"]), st.text(max_size=20))
+def test_any_value_of_a_known_key_is_taken_or_refused_by_name(key: str, value: str) -> None:
+    try:
+        config.load("emoji64", [f"{key}={value}"])
+    except ConfigError as error:
+        assert "\n" not in str(error)
+
+
+def test_nobody_edits_the_tree_at_run_time() -> None:
+    cfg = config.load("emoji64")
+    with pytest.raises(ValidationError, match="frozen"):
+        cfg.train.batch = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("prefix", "section"), sections())
+def test_every_key_says_what_it_means(prefix: str, section: type[BaseModel]) -> None:
+    for name, field in section.model_fields.items():
+        nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        meaning = field.description or (field.annotation.__doc__ if nested else None)
+        assert meaning, f"{prefix}{name} has no docstring"
+
+
+def test_derived_numbers() -> None:
+    G = RunConfig().generator.model_copy(update={"channel_base": 2048, "channel_max": 256})
+    assert G.resolutions == (4, 8, 16, 32, 64)
+    assert [G.channels(side) for side in G.resolutions] == [256, 256, 128, 64, 32]
+    assert [G.attention.depth_at(side) for side in G.resolutions] == [0, 2, 2, 1, 0]
+
+
+def test_a_missing_extra_says_the_line_to_type() -> None:
+    error = MissingExtra("grain", "train")
+    assert isinstance(error, GigaGANError)
+    assert str(error) == "grain isn't installed; run: pip install 'open-gigagan[train]'"
