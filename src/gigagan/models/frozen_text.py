@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +58,7 @@ class TextFeatures:
         return len(self.tokens)
 
 
+@runtime_checkable
 class TextEncoder(Protocol):
     """A frozen network from prompts to token features."""
 
