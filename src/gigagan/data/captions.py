@@ -67,8 +67,8 @@ def captions(X: str, concept: str, style: str, *, seed: int) -> list[Caption]:
     return [
         *(Caption(text) for text in texts),
         *(Caption(text, styled=False) for text in styleless),
-        Caption(f"{texts[0]} on a {first} background", background=COLORS[first]),
-        Caption(f"{texts[2]} on a {second} background", background=COLORS[second]),
+        Caption(f"{texts[0]} on {_article(first)} {first} background", background=COLORS[first]),
+        Caption(f"{texts[2]} on {_article(second)} {second} background", background=COLORS[second]),
     ]
 
 

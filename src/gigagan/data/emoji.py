@@ -232,26 +232,30 @@ def _icons(folder: Path, style: str, emoji: list[Emoji]) -> dict[str, str | Path
     chars = folder / "chars.json"
     codes = {_plain(code): name for code, name in _json(chars).items()} if chars.is_file() else {}
     if not codes:
-        codes = _codes_by_name(names, emoji, OLD_NAMES | (STORYBOOK_NAMES if style == "storybook" else {}))
+        codes = _codes_by_name(names, emoji, own=STORYBOOK_NAMES if style == "storybook" else {})
     held = set(names)
     return {code: _svg(name, book) for code, name in codes.items() if name in held}
 
 
-def _codes_by_name(names: list[str], emoji: list[Emoji], renamed: Mapping[str, str]) -> dict[str, str]:
-    """Hex code -> icon, by today's name, then an old one, then "x-face" for x; of numbered drawings the first."""
+def _codes_by_name(names: list[str], emoji: list[Emoji], *, own: Mapping[str, str]) -> dict[str, str]:
+    """Hex code -> icon, by the set's own names, today's, old ones, "x-face" for x; of numbered drawings the first."""
     squashed = {name: name.replace("-", "") for name in names}
     numbered = {name: name.removesuffix("-1").replace("-", "") for name in names if name.endswith("-1")}
     today = {one.concept.replace("-", ""): one.hexcode for one in emoji}
-    older = {
-        old.replace("-", ""): today[now] for old, new in renamed.items() if (now := slug(new).replace("-", "")) in today
-    }
+
+    def renamed(table: Mapping[str, str]) -> dict[str, str]:
+        found = {old.replace("-", ""): slug(new).replace("-", "") for old, new in table.items()}
+        return {old: today[new] for old, new in found.items() if new in today}
+
     faces = {f"{name}face": code for name, code in today.items() if f"{name}face" not in today}
     found: dict[str, str] = {}
-    for table in (today, older, faces):
+    taken: set[str] = set()
+    for table in (renamed(own), today, renamed(OLD_NAMES), faces):
         for stems in (squashed, numbered):
             for name, stem in stems.items():
-                if stem in table:
+                if name not in taken and stem in table:
                     found.setdefault(table[stem], name)
+                    taken.add(name)
     return found
 
 

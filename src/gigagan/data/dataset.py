@@ -1,0 +1,166 @@
+"""A set of captioned pictures by index: (uint8 picture, captions); no randomness in it.
+
+A set is a folder of tar shards, a folder with metadata.jsonl, or parquet files; `open_dataset` sees which.
+"""
+
+import io
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+from gigagan.data.captions import Caption
+from gigagan.data.shards import MANIFEST, read_manifest
+from gigagan.data.sources import Fault, FolderSource, ParquetSource, Source
+from gigagan.data.tar_source import TarSource, index_shard
+from gigagan.errors import DataError
+
+log = logging.getLogger(__name__)
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+# 64 megapixels: above any camera in common use; a bomb of 1-bit pixels is refused before it is decoded.
+MAX_PIXELS = 64 * 2**20
+MAX_BAD_SHARDS = 0.01
+
+__all__ = ["Caption", "CaptionedImages", "Sample", "open_dataset", "packaged_pictures"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture and what it shows."""
+
+    key: str
+    image: UInt8[np.ndarray, "H W C"]
+    """RGB, or RGBA where the file has alpha."""
+    captions: tuple[Caption, ...]
+    meta: Mapping[str, Any]
+
+
+class CaptionedImages:
+    """Random access to the samples of one split, decoded and brought to one resolution."""
+
+    def __init__(self, path: Path, source: Source, *, resolution: int | None, faults: list[Fault]) -> None:
+        self.path = path
+        self.source = source
+        self.resolution = resolution
+        self.faults = faults
+        """What was found unusable on opening: shards, and samples without a caption."""
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample. Raises DataError where it can't be used."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        try:
+            record = self.source.read(index)
+            return Sample(record.key, decode(record.image, self.resolution), record.captions, record.meta)
+        except DataError as error:
+            raise DataError(f"{self.path}: {self.key(index)}: {error}") from None
+
+    def key(self, index: int) -> str:
+        """Name of a sample, without reading it."""
+        return self.source.key(index)
+
+
+def decode(content: bytes, resolution: int | None) -> UInt8[np.ndarray, "H W C"]:
+    """Pixels of a PNG, JPEG or WebP file, cut to the middle square and brought to the resolution.
+
+    Raises DataError where the file isn't whole, isn't one of these, or is too large.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise DataError(f"{width} x {height} px is too large; at most {MAX_PIXELS // 2**20} megapixels are read")
+            image.load()
+            picture = _rgb(image)
+    except DataError:
+        raise
+    except Exception as error:  # whatever a decoder makes of a damaged file
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise DataError(f"isn't a whole PNG, JPEG or WebP picture ({reason})") from None
+    if resolution is not None and picture.size != (resolution, resolution):
+        side = min(picture.size)
+        left, top = (picture.width - side) // 2, (picture.height - side) // 2
+        box = (left, top, left + side, top + side)
+        picture = picture.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
+    return np.asarray(picture)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """RGB or RGBA, the right way up."""
+    if image.mode.startswith("I"):  # 16 bits a pixel
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    image = ImageOps.exif_transpose(image)
+    transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    return image.convert("RGBA" if transparent else "RGB")
+
+
+def packaged_pictures() -> Path:
+    """The few pictures that come with the package."""
+    return Path(str(resources.files("gigagan") / "data" / "pictures"))
+
+
+def open_dataset(
+    path: Path | str, *, split: str = "", resolution: int | None = None, strict: bool = True
+) -> CaptionedImages:
+    """The set at a path, or one split of it; a set without splits is all train.
+
+    Raises DataError where it is missing, empty or without that split, and, unless not strict, where more than 1 % of its
+    shards are bad.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; expected a data set (see docs/your-data.md)")
+    source, shard_faults, sample_faults, shards, splits = _open(path, split)
+    for fault in shard_faults:
+        log.warning("%s: %s", path, fault)
+    if strict and len(shard_faults) > MAX_BAD_SHARDS * shards:
+        raise DataError(
+            f"{path}: {len(shard_faults)} of {shards} shards are bad (first {shard_faults[0]}); at most 1 % may be; "
+            "get them again or remove them"
+        )
+    if split and not splits and split != "train":
+        raise DataError(f"{path}: has no splits, but data.split is {split!r}; use train or give each sample a split")
+    if split and splits and split not in splits:
+        raise DataError(f"{path}: has no split {split!r}; it has {', '.join(sorted(splits))}")
+    if strict and not len(source):
+        raise DataError(f"{path}: holds no picture with a caption; run `gigagan data check` on it")
+    return CaptionedImages(path, source, resolution=resolution, faults=[*shard_faults, *sample_faults])
+
+
+def _open(path: Path, split: str) -> tuple[Source, list[Fault], list[Fault], int, set[str]]:
+    """Source, bad shards, bad samples, number of shards, names of splits."""
+    if path.is_dir():
+        tars, parquets = sorted(path.glob("*.tar")), sorted(path.glob("*.parquet"))
+        if (path / "metadata.jsonl").is_file():
+            folder = FolderSource(path, split=split)
+            return folder, [], folder.faults, 0, folder.splits
+    else:
+        tars, parquets = ([path] if path.suffix == ".tar" else []), ([path] if path.suffix == ".parquet" else [])
+    if tars or (path / MANIFEST).is_file():
+        return _open_shards(path, tars, split)
+    if parquets:
+        source = ParquetSource(parquets, split=split)
+        return source, source.faults, [], len(parquets), source.splits
+    raise DataError(f"{path}: holds no metadata.jsonl, *.tar or *.parquet; expected a data set (see docs/your-data.md)")
+
+
+def _open_shards(path: Path, tars: list[Path], split: str) -> tuple[Source, list[Fault], list[Fault], int, set[str]]:
+    manifest = read_manifest(path) if path.is_dir() else None
+    splits: set[str] = set()
+    if manifest is not None:
+        splits = {entry["split"] for entry in manifest["shards"]}
+        tars = [path / entry["file"] for entry in manifest["shards"] if not split or entry["split"] == split]
+    shards = [index_shard(tar) for tar in tars]
+    bad = [Fault(shard.path.name, shard.broken) for shard in shards if shard.broken]
+    samples = [fault for shard in shards for fault in shard.faults]
+    return TarSource(shards), bad, samples, len(shards), splits
