@@ -8,6 +8,7 @@ import os
 
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 CHECKED = ["gigagan.models", "gigagan.losses", "gigagan.augment", "gigagan.evaluation"]
@@ -16,6 +17,10 @@ if os.environ.get("GIGAGAN_SHAPES", "1") == "1":
     install_import_hook(CHECKED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 torch.set_num_threads(1)
+
+# The same examples in every run, however busy the machine.
+settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
+settings.load_profile("repeatable")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -19,7 +19,7 @@ from gigagan.cli.allocator import keep_memory
 from gigagan.errors import GigaGANError
 
 COMMANDS = {
-    "data": ("gigagan.cli.data:data", "Build, check and encode captioned pictures."),
+    "data": ("gigagan.cli.data:data", "Build, check and encode sets of captioned pictures."),
     "train": ("gigagan.cli.train:train", "Train PRESET (a name or a .yaml file) with KEY=VALUE overrides."),
     "generate": ("gigagan.cli.generate:generate", "Draw prompts with a model."),
     "show": ("gigagan.cli.show:show", "Print what a generated picture says about itself."),

@@ -1,0 +1,65 @@
+# Each target is what a person types and what CI runs.
+#   make demo     a labelled sheet of pictures from the shipped weights (installs the base on its first run)
+#   make install  the editable package with everything that the tests need
+#   make check    format, lint, types, import contracts, spelling
+#   make fix      what can be put right by a tool
+#   make test     the fast tests; shapes are checked in each call
+#   make test-slow, make e2e, make test-gpu
+#
+# The CPU build of torch on Linux: make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+PIP_ARGS ?=
+OUT ?= out
+
+BIN := .venv/bin
+PROMPTS := src/gigagan/presets/demo.txt
+
+.PHONY: demo install check fix test test-slow test-gpu e2e print-torch
+
+demo: .venv/.base
+	$(BIN)/gigagan generate --prompts $(PROMPTS) --seeds 0 --grid $(OUT)/demo.png
+
+# The files in .venv say what is installed; they have no prerequisites, so nothing is installed twice behind your back.
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.base: | .venv/bin/python
+	$(BIN)/pip install $(PIP_ARGS) "$(TORCH)"
+	$(BIN)/pip install $(PIP_ARGS) -e .
+	touch $@
+
+.venv/.dev: | .venv/bin/python
+	$(MAKE) install
+
+install: | .venv/bin/python
+	$(BIN)/pip install $(PIP_ARGS) "$(TORCH)"
+	$(BIN)/pip install $(PIP_ARGS) -e '.[dev]'
+	touch .venv/.base .venv/.dev
+
+check: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+fix: .venv/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: .venv/.dev
+	$(BIN)/python -m pytest
+
+test-slow: .venv/.dev
+	$(BIN)/python -m pytest -m "slow and not gpu and not e2e"
+
+test-gpu: .venv/.dev
+	$(BIN)/python -m pytest -m gpu
+
+e2e: .venv/.dev
+	$(BIN)/python -m pytest -m e2e tests/e2e
+
+print-torch:
+	@echo "$(TORCH)"

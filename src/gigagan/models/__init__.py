@@ -1,0 +1,1 @@
+"""The networks: layers, attention, text, generator, discriminator, and the frozen ones of others."""

@@ -1,0 +1,20 @@
+"""Imports every module of the installed package: none may need an optional package to be imported.
+
+Run by CI in an environment that has the base dependencies only; not a test, since the tests' environment has all.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+
+import gigagan
+
+OPTIONAL = {"grain", "tensorboard", "transformers", "pyarrow", "resvg_py", "torchmetrics", "torchvision"}
+
+root = Path(gigagan.__path__[0])
+names = sorted(".".join(path.relative_to(root.parent).with_suffix("").parts) for path in root.rglob("*.py"))
+for name in names:
+    importlib.import_module(name.removesuffix(".__init__"))
+wanted = OPTIONAL & set(sys.modules)
+assert not wanted, f"imported at the door: {', '.join(sorted(wanted))}"
+print(f"{len(names)} modules of {root} import with the base dependencies")
