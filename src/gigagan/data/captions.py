@@ -27,7 +27,12 @@ TEMPLATES = {
         "a black silhouette drawing of {X}",
         "a monochrome line icon of {X}",
     ),
-    "noto": ("a shaded cartoon of {X}", "{X}, shaded cartoon", "a detailed cartoon emoji of {X}", "a cartoon of {X} with soft shading"),
+    "noto": (
+        "a shaded cartoon of {X}",
+        "{X}, shaded cartoon",
+        "a detailed cartoon emoji of {X}",
+        "a cartoon of {X} with soft shading",
+    ),
     "blob": ("a simple blob cartoon of {X}", "{X}, blob cartoon", "a blob style emoji of {X}"),
     "sticker": ("a bold flat sticker of {X}", "{X}, bold sticker", "a sticker of {X}", "{X} as a bold sticker"),
     "classic": ("a classic emoji of {X}", "{X}, classic emoji", "a classic style emoji of {X}"),
@@ -72,12 +77,16 @@ def captions(X: str, concept: str, style: str, *, seed: int) -> list[Caption]:
     ]
 
 
-_HOURS = "one two three four five six seven eight nine ten eleven twelve".split()
-_MASS = frozenset(
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split("|"))
+
+
+_HOURS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+_MASS = _words(
     "bread|baguette bread|flatbread|stuffed flatbread|bacon|popcorn|butter|salt|garlic|broccoli|custard|cooked rice|"
     "curry rice|sushi|oden|dango|spaghetti|fondue|sake|ice|mate|bubble tea|shaved ice|ice cream|soft ice cream|falafel|"
     "canned food|pouring liquid|coral|luggage|wood|fog|nail polish|money with wings|Santa Claus|Mrs. Claus|Mx Claus|"
-    "sweat droplets|fireworks|hot springs".split("|")
+    "sweat droplets|fireworks|hot springs"
 )
 # Labels that aren't a name for the picture.
 _MENDED = {
@@ -178,12 +187,10 @@ _MENDED = {
     "yin yang": "a yin yang sign",
     "place of worship": "a place of worship sign",
     "star of David": "a Star of David",
-    "woman’s clothes": "a woman's blouse",
+    "woman's clothes": "a woman's blouse",
     "necktie": "a shirt with a necktie",
 }
-_ZODIAC = frozenset(
-    "Aries Taurus Gemini Cancer Leo Virgo Libra Scorpio Sagittarius Capricorn Aquarius Pisces Ophiuchus".split()
-)
+_ZODIAC = _words("Aries|Taurus|Gemini|Cancer|Leo|Virgo|Libra|Scorpio|Sagittarius|Capricorn|Aquarius|Pisces|Ophiuchus")
 # Singular things that Unicode leaves without an article after these words.
 _NEEDS_ARTICLE = re.compile(
     r"\b(with|without|getting|taking|feeding|rowing|bouncing|raising|tipping|wearing|in|playing) "
@@ -193,12 +200,13 @@ _NEEDS_ARTICLE = re.compile(
     r"raised flag|lowered flag|raised eyebrow|zipper|swirl|garden|curl|ballot|wing|diagonal mouth|decorative cover|"
     r"speech bubble)\b(?!-)"
 )
+_AFTER_HEAD = re.compile(r" (?:with|without|of|in|on|at|over|behind|showing|up|under|from|holding|lifting) ")
 _SINGULAR_S = re.compile(r"(ss|us|is|os)$")
 
 
 def noun_phrase(label: str) -> str:
     """An emoji's label as what a picture shows, with its article: 'red apple' -> 'a red apple'."""
-    label = label.replace("’", "'") if label not in _MENDED else label
+    label = label.replace("\u2019", "'")
     if label in _MENDED:
         return _MENDED[label]
     if label in _ZODIAC:
@@ -224,7 +232,7 @@ def noun_phrase(label: str) -> str:
 
 def family(label: str) -> str:
     """What an emoji is without its gender, direction or cast: 'woman artist' and 'artist' -> 'artist'."""
-    label = re.sub(r": facing right$", "", label.replace("’", "'"))
+    label = re.sub(r": facing right$", "", label.replace("\u2019", "'"))
     special = {
         "merperson": "merfolk",
         "merman": "merfolk",
@@ -273,8 +281,8 @@ def _people(kind: str, parts: str) -> str:
 def _countless(label: str) -> bool:
     if label in _MASS or label.split()[0] in ("people", "men", "women"):
         return True
-    head = re.split(r" (?:with|without|of|in|on|at|over|behind|showing|up|under|from|holding|lifting) ?", f"{label} ")[0].split()
-    return head[-1].endswith("s") and not _SINGULAR_S.search(head[-1])
+    head = _AFTER_HEAD.split(f"{label} ")[0].split()[-1]
+    return head.endswith("s") and not _SINGULAR_S.search(head)
 
 
 def _article(label: str) -> str:

@@ -79,7 +79,9 @@ def decode(content: bytes, resolution: int | None) -> UInt8[np.ndarray, "H W C"]
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise DataError(f"{width} x {height} px is too large; at most {MAX_PIXELS // 2**20} megapixels are read")
+                raise DataError(
+                    f"{width} x {height} px is too large; at most {MAX_PIXELS // 2**20} megapixels are read"
+                )
             image.load()
             picture = _rgb(image)
     except DataError:
@@ -114,8 +116,8 @@ def open_dataset(
 ) -> CaptionedImages:
     """The set at a path, or one split of it; a set without splits is all train.
 
-    Raises DataError where it is missing, empty or without that split, and, unless not strict, where more than 1 % of its
-    shards are bad.
+    Raises DataError where it is missing, empty or without that split, and, unless not strict, where more than 1 % of
+    its shards are bad.
     """
     path = Path(path)
     if not path.exists():

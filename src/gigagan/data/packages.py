@@ -1,4 +1,4 @@
-"""Pinned npm packages that the emoji set is made of: fetched with npm, or without it over HTTPS, and checked by hash."""
+"""Pinned npm packages that the emoji set is made of: fetched with npm, or without it over HTTPS, and checked."""
 
 import hashlib
 import shutil
@@ -178,7 +178,7 @@ def _archive(package: Package, folder: Path, registry: str, npm: bool) -> Path:
             with urllib.request.urlopen(url, timeout=60) as response, archive.open("wb") as file:
                 shutil.copyfileobj(response, file)
         except (urllib.error.URLError, OSError, ValueError) as error:
-            raise DataError(f"{url}: can't be fetched ({error}); check the network or set NPM_CONFIG_REGISTRY") from None
+            raise DataError(f"{url}: can't be fetched ({error}); check the network or NPM_CONFIG_REGISTRY") from None
     actual = hashlib.sha512(archive.read_bytes()).hexdigest()
     if actual != package.sha512:
         raise DataError(f"{name}: sha512 is {actual[:12]}..., expected {package.sha512[:12]}...; use another registry")

@@ -40,7 +40,7 @@ class ShardIndex:
 
 
 def index_shard(path: Path) -> ShardIndex:
-    """The index of a shard, from the file beside it where that is still true, else from the shard; then it is written."""
+    """The index of a shard: from the file beside it where that still fits, else from the shard, and then written."""
     try:
         fingerprint = _fingerprint(path)
     except OSError as error:
@@ -113,7 +113,7 @@ def _scan(path: Path) -> ShardIndex:
     for key, parts in members.items():
         text = parts.get(".json") or parts.get(".txt")
         if "image" not in parts or text is None:
-            faults.append(Fault(key, "no caption beside the picture" if text is None else "no picture beside the caption"))
+            faults.append(Fault(key, "no caption with the picture" if text is None else "no picture with the caption"))
         elif text[1] > MAX_TEXT_BYTES:
             faults.append(Fault(key, f"the text has {text[1]:,} bytes; at most {MAX_TEXT_BYTES:,} are read"))
         else:

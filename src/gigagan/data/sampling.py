@@ -1,0 +1,101 @@
+"""Which picture, caption, background and mirroring stands at each place of the endless training order. No torch here.
+
+Place g is a function of (seed, g) alone: the batch size, the number of ranks or workers and restarts change nothing.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from gigagan.config import DataConfig
+from gigagan.data.captions import Caption
+from gigagan.data.dataset import CaptionedImages, Sample
+from gigagan.data.draws import choose, draw
+from gigagan.errors import DataError
+
+MAX_BAD_IN_A_ROW = 100
+WHITE = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One place of the order. Where nothing usable was found, key is empty."""
+
+    image: UInt8[np.ndarray, "3 H W"]
+    caption: str
+    key: str
+    bad: tuple[str, ...]
+    """What was found unusable on the way here, each with its reason."""
+
+
+class DrawnBatches(Sequence[list[Drawn]]):
+    """Item k is the part of the k-th batch after `start_nimg` images that one rank sees."""
+
+    def __init__(
+        self,
+        cfg: DataConfig,
+        dataset: CaptionedImages,
+        order: Sequence[int],
+        *,
+        resolution: int,
+        batch: int,
+        seed: int,
+        start_nimg: int,
+        rank: int,
+        world: int,
+    ) -> None:
+        self.cfg, self.dataset, self.order = cfg, dataset, order
+        self.resolution, self.batch, self.seed = resolution, batch, seed
+        self.start_nimg, self.rank, self.world = start_nimg, rank, world
+
+    def __len__(self) -> int:
+        return sys.maxsize // (2 * self.batch)
+
+    def __getitem__(self, k: Any) -> Any:
+        share = self.batch // self.world
+        first = self.start_nimg + k * self.batch + self.rank * share
+        return [self.at(place) for place in range(first, first + share)]
+
+    def at(self, place: int) -> Drawn:
+        """The sample at a place; where it is bad, the next good one of the set."""
+        index, bad = int(self.order[place]), list[str]()
+        while len(bad) <= MAX_BAD_IN_A_ROW:
+            try:
+                sample = self.dataset[index]
+                return Drawn(*self._show(sample, place), sample.key, tuple(bad))
+            except DataError as error:
+                bad.append(str(error))
+                index = (index + 1) % len(self.dataset)
+        return Drawn(np.zeros((3, self.resolution, self.resolution), np.uint8), "", "", tuple(bad))
+
+    def _show(self, sample: Sample, place: int) -> tuple[UInt8[np.ndarray, "3 H W"], str]:
+        """Draw a caption, then the background that it names, then the mirroring."""
+        cfg, name = self.cfg, (self.seed, place)
+        transparent = sample.image.shape[2] == 4
+        colored = [caption for caption in sample.captions if caption.background is not None and transparent]
+        plain = [caption for caption in sample.captions if caption.background is None]
+        if colored and (not plain or draw(*name, "background") < cfg.background_prob):
+            candidates = colored
+        elif plain:
+            styleless = draw(*name, "styleless") < cfg.styleless_prob
+            candidates = [caption for caption in plain if caption.styled != styleless] or plain
+        else:
+            raise DataError(f"{sample.key}: its captions name backgrounds, but it has no alpha")
+        caption: Caption = candidates[choose(len(candidates), *name, "caption")]
+        image = composite(sample.image, caption.background or WHITE)
+        if draw(*name, "flip") < cfg.flip_prob:
+            image = image[:, ::-1]
+        return np.ascontiguousarray(image.transpose(2, 0, 1)), caption.text
+
+
+def composite(image: UInt8[np.ndarray, "H W C"], background: tuple[int, int, int]) -> UInt8[np.ndarray, "H W 3"]:
+    """A picture on a background: (rgb alpha + background (255 - alpha)) / 255, rounded; as it is without alpha."""
+    if image.shape[2] == 3:
+        return image
+    alpha = image[:, :, 3:].astype(np.uint16)
+    below = np.array(background, np.uint16)
+    return ((image[:, :, :3] * alpha + below * (255 - alpha) + 127) // 255).astype(np.uint8)
