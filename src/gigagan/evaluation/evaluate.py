@@ -1,0 +1,250 @@
+"""Measure pictures that a model drew: which to ask for, and what they are worth beside real ones.
+
+Nothing here sees a model: `plan` says which prompts and seeds to draw, `evaluate` takes the pictures, uint8.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from gigagan.evaluation.distances import frechet_distance, kernel_distance
+from gigagan.evaluation.evaluator import Evaluator
+from gigagan.evaluation.features import Features, as_batch, perceptual_distance
+from gigagan.evaluation.real import Captioned, RealSet
+from gigagan.evaluation.retrieval import recall_at
+
+BATCH = 32
+PAIRED_SHARE = 9
+"""One prompt in so many is drawn with a second seed, and without its style with two."""
+Image = NDArray[np.uint8]
+Role = Literal["main", "again", "plain", "plain again"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A picture to draw."""
+
+    text: str
+    seed: int
+    item: int
+    """The real picture whose caption it is."""
+    role: Role = "main"
+    """main = measured; again = the same prompt, another seed; plain = the prompt without its style."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number, and what to hold it against."""
+
+    name: str
+    value: float
+    real: float | None = None
+    """The same of real pictures."""
+    chance: float | None = None
+    """The same of pictures that have nothing to do with the prompt."""
+    share: bool = False
+    """Whether it is a share of the pictures or captions, 0 to 1."""
+
+
+def plan(real: RealSet, split: str, num: int, *, seed: int = 0) -> list[Request]:
+    """Canonical captions of a split, `num` in all and as many of each style, drawn by the seed; picture i has seed i.
+
+    At most half of the training split, the rest being what they are compared with. Raises DataError for no such split.
+    """
+    by_style: dict[str, list[int]] = defaultdict(list)
+    captions: set[str] = set()
+    for i in _shuffled(real.indices(split), seed):
+        if real.pictures[i].caption not in captions:
+            captions.add(real.pictures[i].caption)
+            by_style[real.pictures[i].style].append(i)
+    columns = [by_style[style] for style in sorted(by_style)]
+    if split == "train":
+        columns = [column[: max(1, len(column) // 2)] for column in columns]
+    # A round is one prompt of each style; styles that run out leave the later rounds to the others.
+    longest = max(map(len, columns))
+    items = [column[row] for row in range(longest) for column in columns if row < len(column)][:num]
+    main = [Request(real.pictures[i].caption, n, i) for n, i in enumerate(items)]
+    paired = main[: max(2, len(main) // PAIRED_SHARE)]
+    again = [Request(r.text, len(main) + r.seed, r.item, "again") for r in paired]
+    pictures = real.pictures
+    bare = [r for r in paired if pictures[r.item].style and pictures[r.item].plain_caption]
+    plain = [Request(pictures[r.item].plain_caption, r.seed, r.item, "plain") for r in bare]
+    plain_again = [Request(r.text, len(main) + r.seed, r.item, "plain again") for r in plain]
+    return main + again + plain + plain_again
+
+
+def evaluate(
+    images: Iterable[Image],
+    requests: Sequence[Request],
+    evaluator: Evaluator,
+    data: Captioned,
+    *,
+    seed: int = 0,
+    progress: bool = False,
+) -> list[Figure]:
+    """Figures of pictures, [H, W, 3], given in the order of the requests; `data` is what the evaluator was made of."""
+    real = evaluator.real
+    parts: list[Features] = []
+    kept: dict[tuple[Role, int], Image] = {}
+    paired = {r.item for r in requests if r.role == "again"}
+    drawn = zip(requests, images, strict=True)
+    bar = tqdm(total=len(requests), desc="measured", unit="picture", disable=not progress)
+    while batch := [pair for pair, _ in zip(drawn, range(BATCH), strict=False)]:
+        parts.append(evaluator.network(as_batch([image for _, image in batch])))
+        kept |= {(r.role, r.item): image for r, image in batch if r.item in paired}
+        bar.update(len(batch))
+    bar.close()
+    features = Features.join(parts)
+    main = [n for n, r in enumerate(requests) if r.role == "main"]
+    items = [requests[n].item for n in main]
+    beside = _beside(real, items, seed)
+    figures = [
+        *_readings(evaluator, features.cells[main], items, real.features.cells[beside], beside),
+        *_plain_readings(evaluator, features, requests),
+        *_distances(real, features.pooled[main], items, seed),
+        *_diversity(evaluator, kept, data, seed),
+    ]
+    return figures
+
+
+def _readings(
+    evaluator: Evaluator, drawn: Tensor, items: Sequence[int], held_out: Tensor, beside: Sequence[int]
+) -> list[Figure]:
+    """Whether style, concept and caption can be read off the pictures."""
+    real = evaluator.real
+    figures = []
+    if real.styles:
+        value, of_real = (style_accuracy(evaluator, *pair) for pair in ((drawn, items), (held_out, beside)))
+        figures.append(Figure("style read correctly", value, of_real, 1 / len(real.styles), share=True))
+    if real.concepts:
+        for k in (1, 5):
+            value, of_real = (concept_recall(evaluator, k, *pair) for pair in ((drawn, items), (held_out, beside)))
+            name = f"concept R@{k} of {len(real.concepts)}"
+            figures.append(Figure(name, value, of_real, k / len(real.concepts), share=True))
+    scores = [caption_scores(evaluator, *pair) for pair in ((drawn, items), (held_out, beside))]
+    for direction, turned in (("text to image", [s.T for s in scores]), ("image to text", scores)):
+        for k in (1, 5):
+            value, of_real = (recall_at(k, s, torch.arange(len(s))) for s in turned)
+            figures.append(
+                Figure(f"{direction} R@{k} of {len(items)}", value, of_real, min(1.0, k / len(items)), share=True)
+            )
+    return figures
+
+
+def style_accuracy(evaluator: Evaluator, cells: Tensor, items: Sequence[int]) -> float:
+    """Share of pictures in which the style of the prompt is read."""
+    styles = evaluator.real.styles
+    wanted = torch.tensor([styles.index(evaluator.real.pictures[i].style) for i in items])
+    return recall_at(1, evaluator.readers.style_logits(cells), wanted)
+
+
+def concept_recall(evaluator: Evaluator, k: int, cells: Tensor, items: Sequence[int]) -> float:
+    """Share of pictures whose concept is among the k best of all."""
+    place = {concept: i for i, concept in enumerate(evaluator.real.concepts)}
+    wanted = torch.tensor([place[evaluator.real.pictures[i].concept] for i in items])
+    return recall_at(k, evaluator.readers.concept_scores(cells), wanted)
+
+
+def caption_scores(evaluator: Evaluator, cells: Tensor, items: Sequence[int]) -> Tensor:
+    """Scores of pictures (rows) and their own captions (columns)."""
+    texts = evaluator.texts([evaluator.real.pictures[i].caption for i in items])
+    return evaluator.readers.caption_scores(cells, texts)
+
+
+def _plain_readings(evaluator: Evaluator, features: Features, requests: Sequence[Request]) -> list[Figure]:
+    """The concept in pictures whose prompt names no style."""
+    plain = [n for n, r in enumerate(requests) if r.role in ("plain", "plain again")]
+    if not plain or not evaluator.real.concepts:
+        return []
+    value = concept_recall(evaluator, 5, features.cells[plain], [requests[n].item for n in plain])
+    count = len(evaluator.real.concepts)
+    return [Figure(f"concept R@5 of {count}, prompts without a style", value, None, 5 / count, share=True)]
+
+
+def _distances(real: RealSet, drawn: Tensor, items: Sequence[int], seed: int) -> list[Figure]:
+    """Distances to other real pictures, of the drawn ones and of the real ones they stand for (the floor)."""
+    others = reference(real, items, seed)
+    count = min(len(items), len(others))
+    if count < 2:
+        return []
+    target = real.features.pooled[others[:count]]
+    own = real.features.pooled[items[:count]]
+    frechet = [frechet_distance(x, target) for x in (drawn[:count], own)]
+    kernel = [kernel_distance(x, target) for x in (drawn[:count], own)]
+    return [
+        Figure(f"Frechet distance, {count} against {count} real", frechet[0], frechet[1]),
+        Figure("Frechet distance over that of real pictures", frechet[0] / frechet[1], 1.0),
+        Figure(f"kernel distance x1000, {count} against {count} real", 1000 * kernel[0], 1000 * kernel[1]),
+    ]
+
+
+def reference(real: RealSet, items: Sequence[int], seed: int) -> list[int]:
+    """Training pictures other than the items, drawn by the seed, one in the style of each item while they last."""
+    taken = set(items)
+    pools: dict[str, list[int]] = defaultdict(list)
+    for i in _shuffled([i for i in real.indices("train") if i not in taken], seed + 1):
+        pools[real.pictures[i].style].append(i)
+    return [pools[style].pop() for i in items if pools[style := real.pictures[i].style]]
+
+
+def _diversity(evaluator: Evaluator, kept: dict[tuple[Role, int], Image], data: Captioned, seed: int) -> list[Figure]:
+    """How far apart two seeds of one prompt are, beside two real drawings of its concept."""
+    figures = []
+    drawings = _two_drawings(evaluator.real, [item for role, item in kept if role == "again"], seed)
+    place = [picture.index for picture in evaluator.real.pictures]
+    of_real = _mean_distance(evaluator, [(data[place[i]].image, data[place[j]].image) for i, j in drawings])
+    kinds: tuple[tuple[Role, Role, str], ...] = (
+        ("main", "again", "two seeds of a prompt"),
+        ("plain", "plain again", "two seeds of a prompt without a style"),
+    )
+    for first, second, name in kinds:
+        pairs = [(image, kept[second, item]) for (role, item), image in kept.items() if role == first]
+        value = _mean_distance(evaluator, pairs)
+        if value is not None:
+            figures.append(Figure(f"perceptual distance, {name}", value, of_real, 0.0))
+    return figures
+
+
+def _mean_distance(evaluator: Evaluator, pairs: Sequence[tuple[Image, Image]]) -> float | None:
+    distances = [
+        perceptual_distance(
+            *(evaluator.network.run(as_batch(list(side))) for side in zip(*pairs[start : start + BATCH], strict=True))
+        )
+        for start in range(0, len(pairs), BATCH)
+    ]
+    return float(torch.cat(distances).mean()) if distances else None
+
+
+def _two_drawings(real: RealSet, items: Sequence[int], seed: int) -> list[tuple[int, int]]:
+    """Two pictures in different styles of each item's concept, where it has them."""
+    drawings: dict[str, list[int]] = defaultdict(list)
+    for i in _shuffled(range(len(real.pictures)), seed):
+        drawings[real.pictures[i].concept].append(i)
+    found = []
+    for item in items:
+        concept = real.pictures[item].concept
+        for i in drawings[concept] if concept else []:
+            if real.pictures[i].style != real.pictures[item].style:
+                found.append((item, i))
+                break
+    return found
+
+
+def _beside(real: RealSet, items: Sequence[int], seed: int) -> list[int]:
+    """As many real pictures, which the readers never saw: the items themselves where they are such."""
+    if real.pictures[items[0]].split not in ("train", ""):
+        return list(items)
+    return _shuffled(real.indices(real.held_out_split), seed)[: len(items)]
+
+
+def _shuffled(items: Iterable[int], seed: int) -> list[int]:
+    listed = list(items)
+    order = torch.randperm(len(listed), generator=torch.Generator().manual_seed(seed))
+    return [listed[i] for i in order.tolist()]

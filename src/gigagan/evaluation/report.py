@@ -1,0 +1,77 @@
+"""Figures as a table, as JSON and as a sheet of pictures."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image as PILImage
+
+from gigagan.errors import DataError
+from gigagan.evaluation.evaluate import Figure, Image
+from gigagan.evaluation.features import NAME, PERCEPTUAL_NAME, on_white
+from gigagan.evaluation.real import COPIES
+
+PROTOCOL = {
+    "pictures": "uncurated: prompts and seeds fixed by --num and --split before any picture was drawn",
+    "style, concept, text": (
+        "small networks over EfficientNet-Lite1 maps (strides 16 and 32, 2 x 2 cells), trained on the real pictures of "
+        f"the training split and {COPIES} damaged copies of each; texts by the mean token of all-MiniLM-L6-v2"
+    ),
+    "concept": "each picture ranks all concepts of the data set; one never seen in training is known by its name alone",
+    "text to image, image to text": "each caption ranks all the pictures measured, each picture all their captions",
+    "real": (
+        "readings: real pictures the networks never saw; distances: the real pictures of the same prompts against the "
+        "same others, the floor at this number; perceptual distance: two drawings of one concept in two styles"
+    ),
+    "distances": f"{NAME}; Gaussians and cubic kernel (unbiased) in float64 by torchmetrics; not FID",
+    "perceptual distance": PERCEPTUAL_NAME,
+}
+MISSING = "-"
+
+
+def table(figures: Sequence[Figure]) -> str:
+    """Aligned columns: figure, value, of real pictures, chance."""
+    rows = [("", "value", "real", "chance")]
+    rows += [(f.name, _text(f, f.value), _text(f, f.real), _text(f, f.chance)) for f in figures]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def as_json(figures: Sequence[Figure], about: dict[str, Any]) -> str:
+    """One JSON object: what was measured, how, and the figures by name."""
+    listed = {f.name: {"value": f.value, "real": f.real, "chance": f.chance} for f in figures}
+    return json.dumps(about | {"protocol": PROTOCOL, "figures": listed}, indent=2) + "\n"
+
+
+def sheet(images: Sequence[Image], columns: int) -> Image:
+    """Pictures of one size in rows, in order, the last row filled up with white."""
+    rows = math.ceil(len(images) / columns)
+    height, width = images[0].shape[:2]
+    page = np.full((rows * height, columns * width, 3), 255, dtype=np.uint8)
+    for n, image in enumerate(images):
+        top, left = n // columns * height, n % columns * width
+        page[top : top + height, left : left + width] = on_white(image)
+    return page
+
+
+def save_sheet(path: Path, images: Sequence[Image], columns: int) -> None:
+    """Write a sheet as PNG. Raises DataError where that can't be done."""
+    try:
+        PILImage.fromarray(sheet(images, columns)).save(path, format="PNG")
+    except OSError as error:
+        raise DataError(f"{path}: can't be written ({error.strerror or error}); give another --sheet") from None
+
+
+def _text(figure: Figure, value: float | None) -> str:
+    if value is None:
+        return MISSING
+    if figure.share:
+        return f"{100 * value:.1f} %"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
