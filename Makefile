@@ -5,6 +5,7 @@
 #   make fix      what can be put right by a tool
 #   make test     the fast tests; shapes are checked in each call
 #   make test-slow, make e2e, make test-gpu
+#   make goldens  stored texts (docs/cli) anew, and the difference
 #
 # The CPU build of torch on Linux: make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 
@@ -16,7 +17,7 @@ OUT ?= out
 BIN := .venv/bin
 PROMPTS := src/gigagan/presets/demo.txt
 
-.PHONY: demo install check fix test test-slow test-gpu e2e print-torch
+.PHONY: demo install check fix test test-slow test-gpu e2e goldens print-torch
 
 demo: .venv/.base
 	$(BIN)/gigagan generate --prompts $(PROMPTS) --seeds 0 --grid $(OUT)/demo.png
@@ -60,6 +61,10 @@ test-gpu: .venv/.dev
 
 e2e: .venv/.dev
 	$(BIN)/python -m pytest -m e2e tests/e2e
+
+goldens: .venv/.dev
+	$(BIN)/python -m pytest -q --write-goldens tests/test_cli_help.py
+	git --no-pager diff --stat docs/cli
 
 print-torch:
 	@echo "$(TORCH)"
