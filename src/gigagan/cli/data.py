@@ -2,8 +2,13 @@
 
 import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from gigagan.data.check import Report, Spread
+    from gigagan.models.frozen import TextEncoder
 
 ELSEWHERE = {"weights": "gigagan.cli.weights:weights"}
 
@@ -52,6 +57,86 @@ def emoji(out: Path, resolution: int, seed: int, processes: int, cache: Path) ->
     )
     splits = ", ".join(f"{name} {count:,}" for name, count in manifest["splits"].items())
     print(f"{out}: {manifest['samples']:,} pictures of {manifest['concepts']:,} concepts ({splits})")
+
+
+@data.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--encoder", type=click.Choice(["none", "minilm", "clip"]), default="none", help="Count tokens, too.")
+@click.option("--encoder-path", default="", help="Folder of the encoder's weights; needed for clip.")
+@click.option("--max-tokens", type=click.IntRange(4, 512), default=32, show_default=True, help="Tokens it takes.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def check(path: Path, encoder: str, encoder_path: str, max_tokens: int, as_json: bool) -> None:
+    """Read the whole set at PATH and say what is in it and which files can't be used.
+
+    Ends with 2 where nothing can be used.
+    """
+    import json
+
+    from gigagan.data.check import check as read
+    from gigagan.errors import DataError
+
+    count_tokens = None if encoder == "none" else _encoder(encoder, encoder_path, max_tokens).count_tokens
+    report = read(path, count_tokens=count_tokens, max_tokens=max_tokens)
+    if as_json:
+        print(json.dumps(report.to_json(), ensure_ascii=False))
+    else:
+        _print_report(report, max_tokens)
+    if not report.samples:
+        raise DataError(f"{path}: none of it can be used ({len(report.bad):,} bad); expected pictures with captions")
+
+
+@data.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
+@click.option("--encoder", type=click.Choice(["minilm", "clip", "hashed"]), default="minilm", show_default=True)
+@click.option("--encoder-path", default="", help="Folder of the encoder's weights; needed for clip.")
+@click.option("--max-tokens", type=click.IntRange(4, 512), default=32, show_default=True, help="text.max_tokens.")
+@click.option("--split", default="", help="Only this split.")
+def encode(path: Path, out: Path, encoder: str, encoder_path: str, max_tokens: int, split: str) -> None:
+    """Compute the text features of all captions of the set at PATH once, for data.features=FILE in training."""
+    from tqdm import tqdm
+
+    from gigagan.data.dataset import open_dataset
+    from gigagan.data.features import write_features
+    from gigagan.errors import DataError
+
+    dataset = open_dataset(path, split=split)
+    texts: set[str] = set()
+    for index in tqdm(range(len(dataset)), desc="read", unit="sample"):
+        try:
+            texts.update(caption.text for caption in dataset.source.read(index).captions)
+        except DataError:
+            continue  # `gigagan data check` names it, training skips it
+    count = write_features(_encoder(encoder, encoder_path, max_tokens), texts, out)
+    print(f"{out}: {count:,} captions, {out.stat().st_size / 2**20:,.0f} MiB")
+
+
+def _encoder(name: str, path: str, max_tokens: int) -> "TextEncoder":
+    from gigagan import config, dist
+    from gigagan.models.frozen import build_text_encoder
+
+    cfg = config.from_dict({"text": {"encoder": name, "path": path, "max_tokens": max_tokens}}).text
+    return build_text_encoder(cfg, dist.device())
+
+
+def _print_report(report: "Report", max_tokens: int) -> None:
+    def spread(numbers: "Spread") -> str:
+        return f"{numbers.least} to {numbers.most}, median {numbers.median}"
+
+    print(f"{report.path}: {report.samples:,} samples that can be used, {len(report.bad):,} that can't")
+    for title, counts in (("splits", report.splits), ("sizes", report.sizes)):
+        listed = ", ".join(f"{name or 'none'} {count:,}" for name, count in counts.items())
+        print(f"{title}: {listed or 'none'}")
+    print(f"with alpha: {report.with_alpha:,}")
+    print(
+        f"captions: {report.captions:,} ({report.distinct_captions:,} distinct), {spread(report.captions_a_sample)} each"
+    )
+    print(f"captions without a style: {report.styleless:,}; with a background: {report.with_background:,}")
+    print(f"caption length: {spread(report.caption_characters)} characters")
+    if report.caption_tokens is not None:
+        print(f"caption length: {spread(report.caption_tokens)} tokens; {report.too_long:,} over {max_tokens} are cut")
+    for fault in report.bad:
+        print(f"bad: {fault['name']}: {fault['reason']}")
 
 
 def _registry() -> str:

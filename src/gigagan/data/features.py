@@ -1,0 +1,157 @@
+"""Frozen text features of captions, each computed once: in memory, or before training in a file that is mapped.
+
+A caption is kept as its real tokens only, in float16 (8 times smaller than padded float32 at 32 tokens), and always
+read back from float16, so that a batch doesn't depend on what happened to be kept.
+"""
+
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from gigagan.errors import DataError
+from gigagan.models.frozen import TextEncoder, TextFeatures
+
+FORMAT = "gigagan-caption-features-1"
+PROBE = "a probe of the text encoder, 1 2 3"
+
+
+class CaptionFeatures:
+    """Captions to TextFeatures. Each distinct caption is encoded once, as long as it is among the newest kept."""
+
+    def __init__(self, encoder: TextEncoder, *, max_cached: int = 100_000, preload: Path | None = None) -> None:
+        self.encoder = encoder
+        self.max_cached = max_cached
+        self.preloaded = FeatureFile(preload, encoder) if preload is not None else None
+        self._kept: OrderedDict[str, tuple[Float[Tensor, "t E"], int]] = OrderedDict()
+
+    def __call__(self, captions: Sequence[str]) -> TextFeatures:
+        """Features of captions, float32, on the CPU."""
+        found: dict[str, tuple[Tensor, int]] = {}
+        for caption in dict.fromkeys(captions):
+            if caption in self._kept:
+                self._kept.move_to_end(caption)
+                found[caption] = self._kept[caption]
+            elif self.preloaded is not None and (stored := self.preloaded.get(caption)) is not None:
+                found[caption] = stored
+        missing = [caption for caption in dict.fromkeys(captions) if caption not in found]
+        if missing:
+            fresh = dict(zip(missing, _ragged(self.encoder.encode(missing)), strict=True))
+            found |= fresh
+            self._kept |= fresh
+            while len(self._kept) > self.max_cached:
+                self._kept.popitem(last=False)
+        return _padded([found[caption] for caption in captions], self.encoder.max_tokens)
+
+
+class FeatureFile:
+    """Features of captions that `gigagan data encode` wrote; only what is asked for is read."""
+
+    def __init__(self, path: Path, encoder: TextEncoder) -> None:
+        """Raises DataError where the file is damaged or another encoder's."""
+        try:
+            self._file: Any = safe_open(path, framework="pt")
+            header = self._file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise DataError(f"{path}: isn't a file of caption features; write it with `gigagan data encode`")
+            texts = bytes(self._file.get_tensor("captions").numpy()).decode()
+            self._offsets = self._file.get_tensor("offsets").tolist()
+            self._global_index = self._file.get_tensor("global_index").tolist()
+            self._values = self._file.get_slice("values")
+            self._places = {text: i for i, text in enumerate(json.loads(texts))}
+        except FileNotFoundError:
+            raise DataError(f"{path}: no such file; write it with `gigagan data encode`") from None
+        except (SafetensorError, OSError, ValueError) as error:
+            raise DataError(f"{path}: isn't a whole file of caption features ({error}); write it again") from None
+        if header.get("encoder") != (name := _name(encoder)) or not self._same_probe(encoder):
+            raise DataError(
+                f"{path}: holds features of the encoder {header.get('encoder')} with other weights or length than this "
+                f"run's {name}; write it again with `gigagan data encode`"
+            )
+        if len(self._offsets) != len(self._places) + 1 or len(self._global_index) != len(self._places):
+            raise DataError(f"{path}: its captions and offsets don't fit each other; write it again")
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def get(self, caption: str) -> tuple[Float[Tensor, "t E"], int] | None:
+        """Tokens and global index of a caption, None where it isn't in the file."""
+        place = self._places.get(caption)
+        if place is None:
+            return None
+        return self._values[self._offsets[place] : self._offsets[place + 1]], self._global_index[place]
+
+    def _same_probe(self, encoder: TextEncoder) -> bool:
+        """Whether the encoder says of a probe what the file's did, up to another machine's rounding."""
+        stored, (now, _) = self._file.get_tensor("probe"), _ragged(encoder.encode([PROBE]))[0]
+        return stored.shape == now.shape and torch.allclose(stored.float(), now.float(), rtol=0.01, atol=0.01)
+
+
+def write_features(
+    encoder: TextEncoder, captions: Iterable[str], path: Path, *, batch: int = 256, progress: bool = True
+) -> int:
+    """Encode each distinct caption and write a FeatureFile; how many there were. Raises DataError if it can't."""
+    texts = sorted(set(captions))
+    by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    encoded: dict[int, tuple[Tensor, int]] = {}
+    with tqdm(total=len(texts), desc="captions", unit="caption", disable=not progress) as bar:
+        for start in range(0, len(texts), batch):
+            chunk = by_length[start : start + batch]
+            encoded |= zip(chunk, _encode_fast(encoder, [texts[i] for i in chunk]), strict=True)
+            bar.update(len(chunk))
+    lengths = torch.tensor([0] + [len(encoded[i][0]) for i in range(len(texts))])
+    tensors = {
+        "values": torch.cat([encoded[i][0] for i in range(len(texts))]),
+        "offsets": lengths.cumsum(0),
+        "global_index": torch.tensor([encoded[i][1] for i in range(len(texts))]),
+        "captions": torch.frombuffer(bytearray(json.dumps(texts).encode()), dtype=torch.uint8),
+        "probe": _ragged(encoder.encode([PROBE]))[0][0],
+    }
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, temporary, metadata={"format": FORMAT, "encoder": _name(encoder)})
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path}: can't be written ({error}); give another --out") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return len(texts)
+
+
+def _encode_fast(encoder: TextEncoder, prompts: list[str]) -> list[tuple[Float[Tensor, "t E"], int]]:
+    """Features in batches of one length where the encoder can; equal to encode but for rounding."""
+    ragged = getattr(encoder, "encode_ragged", None)
+    if ragged is None:
+        return _ragged(encoder.encode(prompts))
+    return [(tokens.to("cpu", torch.float16), 0) for tokens in ragged(prompts)]
+
+
+def _ragged(features: TextFeatures) -> list[tuple[Float[Tensor, "t E"], int]]:
+    """The real tokens of each prompt, which come first, in float16, and the position of the whole prompt's."""
+    tokens = features.tokens.to("cpu", torch.float16)
+    lengths, positions = features.mask.sum(dim=1).tolist(), features.global_index.tolist()
+    return [(tokens[i, :length].clone(), positions[i]) for i, length in enumerate(lengths)]
+
+
+def _padded(kept: Sequence[tuple[Float[Tensor, "t E"], int]], max_tokens: int) -> TextFeatures:
+    E = kept[0][0].shape[1]
+    tokens = torch.zeros(len(kept), max_tokens, E)
+    mask = torch.zeros(len(kept), max_tokens, dtype=torch.bool)
+    for i, (values, _) in enumerate(kept):
+        tokens[i, : len(values)] = values
+        mask[i, : len(values)] = True
+    return TextFeatures(tokens, mask, torch.tensor([position for _, position in kept]))
+
+
+def _name(encoder: TextEncoder) -> str:
+    return f"{encoder.name} ({encoder.max_tokens} tokens of {encoder.feature_dim})"
