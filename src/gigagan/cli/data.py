@@ -37,6 +37,7 @@ def data() -> None:
 @click.option("--resolution", type=click.IntRange(8, 512), default=64, show_default=True, help="Side in pixels.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Decides splits and backgrounds.")
 @click.option("--processes", type=click.IntRange(0), default=0, help="Processes that draw; 0 = one a core.")
+@click.option("--only", default="", help="Only these concepts: red-apple,rocket,...")
 @click.option(
     "--cache",
     type=click.Path(path_type=Path, file_okay=False),
@@ -44,7 +45,7 @@ def data() -> None:
     show_default=True,
     help="Where the npm packages are kept.",
 )
-def emoji(out: Path, resolution: int, seed: int, processes: int, cache: Path) -> None:
+def emoji(out: Path, resolution: int, seed: int, processes: int, only: str, cache: Path) -> None:
     """Build the emoji set: 1,500 things in nine styles, captioned, from pinned npm packages."""
     import os
 
@@ -53,7 +54,12 @@ def emoji(out: Path, resolution: int, seed: int, processes: int, cache: Path) ->
 
     folders = packages.fetch(cache.expanduser(), registry=_registry())
     manifest = emoji_set.build(
-        folders, out, resolution=resolution, seed=seed, processes=processes or len(os.sched_getaffinity(0))
+        folders,
+        out,
+        resolution=resolution,
+        seed=seed,
+        processes=processes or len(os.sched_getaffinity(0)),
+        only=frozenset(filter(None, only.split(","))),
     )
     splits = ", ".join(f"{name} {count:,}" for name, count in manifest["splits"].items())
     print(f"{out}: {manifest['samples']:,} pictures of {manifest['concepts']:,} concepts ({splits})")
@@ -128,9 +134,8 @@ def _print_report(report: "Report", max_tokens: int) -> None:
         listed = ", ".join(f"{name or 'none'} {count:,}" for name, count in counts.items())
         print(f"{title}: {listed or 'none'}")
     print(f"with alpha: {report.with_alpha:,}")
-    print(
-        f"captions: {report.captions:,} ({report.distinct_captions:,} distinct), {spread(report.captions_a_sample)} each"
-    )
+    each = spread(report.captions_a_sample)
+    print(f"captions: {report.captions:,} ({report.distinct_captions:,} distinct), {each} each")
     print(f"captions without a style: {report.styleless:,}; with a background: {report.with_background:,}")
     print(f"caption length: {spread(report.caption_characters)} characters")
     if report.caption_tokens is not None:

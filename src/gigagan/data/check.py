@@ -1,5 +1,6 @@
 """What is in a data set and what can't be used: every picture is read."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from gigagan.data.dataset import CaptionedImages, Sample, open_dataset
+from gigagan.data.shards import read_manifest
 from gigagan.data.sources import Fault
 from gigagan.errors import DataError
 
@@ -65,7 +67,7 @@ def check(
 ) -> Report:
     """Read a whole set. Raises DataError where there is none."""
     dataset = open_dataset(path, strict=False)
-    report = Report(str(path), bad=[asdict(fault) for fault in dataset.faults])
+    report = Report(str(path), bad=[asdict(fault) for fault in [*dataset.faults, *_changed(path)]])
     sizes, splits, characters, numbers = Counter[str](), Counter[str](), Counter[int](), Counter[int]()
     texts: set[str] = set()
     for result in tqdm(_read(dataset), total=len(dataset), desc="check", unit="img", disable=not progress):
@@ -90,6 +92,19 @@ def check(
         report.caption_tokens = Spread.of(tokens)
         report.too_long = sum(count for length, count in tokens.items() if length > max_tokens)
     return report
+
+
+def _changed(path: Path) -> list[Fault]:
+    """Shards that aren't what the manifest says."""
+    manifest = read_manifest(path) if path.is_dir() else None
+    faults = []
+    for entry in manifest["shards"] if manifest is not None else []:
+        shard, expected = path / entry["file"], entry.get("sha256")
+        if expected is not None and shard.is_file():
+            with shard.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+                    faults.append(Fault(shard.name, "isn't the file that the manifest describes (sha256)"))
+    return faults
 
 
 def _read(dataset: CaptionedImages) -> Iterator[Sample | Fault]:

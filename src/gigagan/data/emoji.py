@@ -23,6 +23,7 @@ from gigagan.data.draws import draw
 from gigagan.data.emoji_names import OLD_NAMES, STORYBOOK_NAMES, WRONG, slug
 from gigagan.data.packages import PACKAGES
 from gigagan.data.shards import new_folder, write_manifest, write_shards
+from gigagan.data.tar_source import index_shard
 from gigagan.errors import DataError, MissingExtra
 
 STYLES = tuple(captions.TEMPLATES)
@@ -132,13 +133,27 @@ def render(source: str | Path, resolution: int) -> bytes:
     return buffer.getvalue()
 
 
-def build(folders: Mapping[str, Path], out: Path, *, resolution: int, seed: int, processes: int) -> dict[str, Any]:
-    """Write the set of some styles' packages (by style word, and "names") to `out`; the manifest."""
+def build(
+    folders: Mapping[str, Path],
+    out: Path,
+    *,
+    resolution: int,
+    seed: int,
+    processes: int,
+    only: frozenset[str] = frozenset(),
+) -> dict[str, Any]:
+    """Write the set of some styles' packages (by style word, and "names") to `out`; the manifest.
+
+    `only` names the concepts wanted, all if empty. Raises DataError where one is unknown or `out` holds something.
+    """
     try:
         versions = {package: metadata.version(package) for package in ("pillow", "resvg-py")}
     except metadata.PackageNotFoundError:
         raise MissingExtra("resvg-py", "data") from None
-    drawn = pictures(folders, concepts(folders["names"]))
+    known = concepts(folders["names"])
+    if unknown := only - {emoji.concept for emoji in known}:
+        raise DataError(f"{', '.join(sorted(unknown))}: no such concept; expected names such as red-apple")
+    drawn = pictures(folders, [emoji for emoji in known if not only or emoji.concept in only])
     if not drawn:
         raise DataError("the packages hold no emoji that the set wants; remove the cache folder and try again")
     split = {picture.key: split_of(picture.emoji, picture.style, seed=seed) for picture in drawn}
@@ -163,6 +178,8 @@ def build(folders: Mapping[str, Path], out: Path, *, resolution: int, seed: int,
             "versions": versions,
             "shards": shards,
         }
+        for entry in shards:
+            index_shard(folder / entry["file"])
         write_manifest(folder, manifest)
         (folder / "NOTICE").write_text(notice(folders), encoding="utf-8")
     return manifest

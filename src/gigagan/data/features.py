@@ -8,33 +8,58 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from gigagan.errors import DataError
-from gigagan.models.frozen import TextEncoder, TextFeatures
 
 FORMAT = "gigagan-caption-features-1"
 PROBE = "a probe of the text encoder, 1 2 3"
 
 
-class CaptionFeatures:
-    """Captions to TextFeatures. Each distinct caption is encoded once, as long as it is among the newest kept."""
+class Features(Protocol):
+    """Padded features of some captions (models' TextFeatures)."""
 
-    def __init__(self, encoder: TextEncoder, *, max_cached: int = 100_000, preload: Path | None = None) -> None:
+    @property
+    def tokens(self) -> Float[Tensor, "B T E"]: ...
+    @property
+    def mask(self) -> Bool[Tensor, "B T"]: ...
+    @property
+    def global_index(self) -> Int[Tensor, " B"]: ...
+
+
+F = TypeVar("F", bound=Features, covariant=True)
+
+
+class Encoder(Protocol[F]):
+    """What is needed of a text encoder (models' Encoder[Features])."""
+
+    name: str
+    feature_dim: int
+    max_tokens: int
+
+    def encode(self, prompts: Sequence[str]) -> F: ...
+
+
+class CaptionFeatures(Generic[F]):
+    """Captions to the encoder's features. The newest distinct captions are kept, so each is encoded once."""
+
+    def __init__(self, encoder: Encoder[F], *, max_cached: int = 100_000, preload: Path | None = None) -> None:
         self.encoder = encoder
+        self._like: Any = encoder.encode([PROBE])
         self.max_cached = max_cached
         self.preloaded = FeatureFile(preload, encoder) if preload is not None else None
         self._kept: OrderedDict[str, tuple[Float[Tensor, "t E"], int]] = OrderedDict()
 
-    def __call__(self, captions: Sequence[str]) -> TextFeatures:
+    def __call__(self, captions: Sequence[str]) -> F:
         """Features of captions, float32, on the CPU."""
         found: dict[str, tuple[Tensor, int]] = {}
         for caption in dict.fromkeys(captions):
@@ -50,16 +75,27 @@ class CaptionFeatures:
             self._kept |= fresh
             while len(self._kept) > self.max_cached:
                 self._kept.popitem(last=False)
-        return _padded([found[caption] for caption in captions], self.encoder.max_tokens)
+        return self._padded([found[caption] for caption in captions])
+
+    def _padded(self, kept: Sequence[tuple[Float[Tensor, "t E"], int]]) -> F:
+        tokens = torch.zeros(len(kept), self.encoder.max_tokens, self.encoder.feature_dim)
+        mask = torch.zeros(len(kept), self.encoder.max_tokens, dtype=torch.bool)
+        for i, (values, _) in enumerate(kept):
+            tokens[i, : len(values)] = values
+            mask[i, : len(values)] = True
+        positions = torch.tensor([position for _, position in kept])
+        features: F = replace(self._like, tokens=tokens, mask=mask, global_index=positions)
+        return features
 
 
 class FeatureFile:
     """Features of captions that `gigagan data encode` wrote; only what is asked for is read."""
 
-    def __init__(self, path: Path, encoder: TextEncoder) -> None:
+    def __init__(self, path: Path, encoder: Encoder[Features]) -> None:
         """Raises DataError where the file is damaged or another encoder's."""
         try:
-            self._file: Any = safe_open(path, framework="pt")
+            opened: Any = safe_open(path, framework="pt")
+            self._file = opened
             header = self._file.metadata() or {}
             if header.get("format") != FORMAT:
                 raise DataError(f"{path}: isn't a file of caption features; write it with `gigagan data encode`")
@@ -90,14 +126,14 @@ class FeatureFile:
             return None
         return self._values[self._offsets[place] : self._offsets[place + 1]], self._global_index[place]
 
-    def _same_probe(self, encoder: TextEncoder) -> bool:
+    def _same_probe(self, encoder: Encoder[Features]) -> bool:
         """Whether the encoder says of a probe what the file's did, up to another machine's rounding."""
         stored, (now, _) = self._file.get_tensor("probe"), _ragged(encoder.encode([PROBE]))[0]
         return stored.shape == now.shape and torch.allclose(stored.float(), now.float(), rtol=0.01, atol=0.01)
 
 
 def write_features(
-    encoder: TextEncoder, captions: Iterable[str], path: Path, *, batch: int = 256, progress: bool = True
+    encoder: Encoder[Features], captions: Iterable[str], path: Path, *, batch: int = 256, progress: bool = True
 ) -> int:
     """Encode each distinct caption and write a FeatureFile; how many there were. Raises DataError if it can't."""
     texts = sorted(set(captions))
@@ -128,7 +164,7 @@ def write_features(
     return len(texts)
 
 
-def _encode_fast(encoder: TextEncoder, prompts: list[str]) -> list[tuple[Float[Tensor, "t E"], int]]:
+def _encode_fast(encoder: Encoder[Features], prompts: list[str]) -> list[tuple[Float[Tensor, "t E"], int]]:
     """Features in batches of one length where the encoder can; equal to encode but for rounding."""
     ragged = getattr(encoder, "encode_ragged", None)
     if ragged is None:
@@ -136,22 +172,12 @@ def _encode_fast(encoder: TextEncoder, prompts: list[str]) -> list[tuple[Float[T
     return [(tokens.to("cpu", torch.float16), 0) for tokens in ragged(prompts)]
 
 
-def _ragged(features: TextFeatures) -> list[tuple[Float[Tensor, "t E"], int]]:
+def _ragged(features: Features) -> list[tuple[Float[Tensor, "t E"], int]]:
     """The real tokens of each prompt, which come first, in float16, and the position of the whole prompt's."""
     tokens = features.tokens.to("cpu", torch.float16)
     lengths, positions = features.mask.sum(dim=1).tolist(), features.global_index.tolist()
     return [(tokens[i, :length].clone(), positions[i]) for i, length in enumerate(lengths)]
 
 
-def _padded(kept: Sequence[tuple[Float[Tensor, "t E"], int]], max_tokens: int) -> TextFeatures:
-    E = kept[0][0].shape[1]
-    tokens = torch.zeros(len(kept), max_tokens, E)
-    mask = torch.zeros(len(kept), max_tokens, dtype=torch.bool)
-    for i, (values, _) in enumerate(kept):
-        tokens[i, : len(values)] = values
-        mask[i, : len(values)] = True
-    return TextFeatures(tokens, mask, torch.tensor([position for _, position in kept]))
-
-
-def _name(encoder: TextEncoder) -> str:
+def _name(encoder: Encoder[Features]) -> str:
     return f"{encoder.name} ({encoder.max_tokens} tokens of {encoder.feature_dim})"
