@@ -26,9 +26,10 @@ demo: .venv/.base
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
+# --no-compile: Python compiles what it imports; all of torch would be 170 MB more.
 .venv/.base: | .venv/bin/python
-	$(BIN)/pip install $(PIP_ARGS) "$(TORCH)"
-	$(BIN)/pip install $(PIP_ARGS) -e .
+	$(BIN)/pip install --no-compile $(PIP_ARGS) "$(TORCH)"
+	$(BIN)/pip install --no-compile $(PIP_ARGS) -e .
 	touch $@
 
 .venv/.dev: | .venv/bin/python
