@@ -1,0 +1,320 @@
+"""Model directories (for people) and training states (for resuming), safetensors and JSON. No pickle is opened.
+
+Both are committed the same way: written beside under a temporary name, flushed to the disk, then renamed. So at every
+instant the name holds the old content or the new one, whole. Each carries the SHA-256 of its files.
+"""
+
+import json
+import logging
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from gigagan import __version__
+from gigagan.errors import CheckpointError
+from gigagan.model_files import (
+    MODEL_INDEX,
+    check_tensors,
+    discriminator_on_meta,
+    generator_on_meta,
+    hash_of_parts,
+    load_tensors,
+    network_config,
+    read_index,
+    verify_hashes,
+    write_index,
+)
+from gigagan.models.discriminator import Discriminator
+from gigagan.models.frozen import TextEncoder, load_text_encoder
+from gigagan.models.frozen_files import file_sha256
+from gigagan.models.generator import Generator
+
+log = logging.getLogger(__name__)
+
+STATE_FORMAT = 1
+_STEP = re.compile(r"step-(\d{8,})")
+_PARTS = (MODEL_INDEX, "README.md", "generator", "discriminator", "text_encoder", "tokenizer")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model directory in memory, weights in float32."""
+
+    generator: Generator
+    text_encoder: TextEncoder
+    discriminator: Discriminator | None
+    index: dict[str, Any] = field(repr=False)
+    """What model_index.json holds: versions, provenance, hashes."""
+
+    @property
+    def hash(self) -> str:
+        """As `model_hash`."""
+        return hash_of_parts(self.index["sha256"])
+
+
+@dataclass(frozen=True)
+class State:
+    """A training state in memory."""
+
+    path: Path
+    nimg: int
+    tensors: dict[str, dict[str, Tensor]]
+    """Tensors by component and name."""
+    meta: dict[str, Any]
+
+
+# Models.
+
+
+def save_model(
+    path: Path,
+    generator: Generator,
+    text_encoder: TextEncoder,
+    *,
+    provenance: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
+    discriminator: Discriminator | None = None,
+) -> Path:
+    """Write a self-contained model directory; one that is there is replaced in one step.
+
+    `provenance` (plain JSON: kimg, preset, config, data ...) goes into model_index.json and the model card. `dtype` is
+    that of the weights of G and D in the files. Raises CheckpointError where path holds something that is no model
+    directory, or where a weight isn't finite in dtype.
+    """
+    path = Path(path)
+    if path.exists() and not (path / MODEL_INDEX).is_file() and not (path.is_dir() and not any(path.iterdir())):
+        raise CheckpointError(f"{path}: exists and is no model directory (no {MODEL_INDEX}); give a new one")
+    with _committed(path) as folder:
+        parts = {"generator": generator, "discriminator": discriminator}
+        for name, network in parts.items():
+            if network is not None:
+                (folder / name).mkdir()
+                _write_json(folder / name / "config.json", network_config(network, dtype))
+                save_file(_converted(network, dtype, what=name), folder / name / "model.safetensors")
+        text_encoder.save(folder)
+        (folder / "README.md").write_text(_model_card(generator, text_encoder, provenance), encoding="utf-8")
+        classes = {name: type(network).__name__ for name, network in parts.items() if network is not None}
+        write_index(folder, classes | {"text_encoder": text_encoder.name}, provenance)
+    return path
+
+
+def load_model(path: Path, device: torch.device | str = "cpu", *, discriminator: bool = True) -> Model:
+    """Read a model directory, every tensor checked by name, shape, dtype and hash before it is used.
+
+    Weights come out in float32, networks in eval mode without gradients. Without `discriminator` D is left alone.
+    Raises CheckpointError, one line, naming the first differences.
+    """
+    path = Path(path)
+    _settle(path)
+    index = read_index(path)
+    networks: dict[str, nn.Module] = {}
+    for name, build in (("generator", generator_on_meta), ("discriminator", discriminator_on_meta)):
+        if name in index and (name == "generator" or discriminator):
+            network, stored_dtype = build(path / name)
+            check_tensors(path / name / "model.safetensors", network, stored_dtype)
+            networks[name] = network
+    verify_hashes(path, index["sha256"], skip=() if discriminator else ("discriminator/",))
+    for name, module in networks.items():
+        load_tensors(path / name / "model.safetensors", module, device)
+    encoder = load_text_encoder(path, device)
+    G, D = networks["generator"], networks.get("discriminator")
+    assert isinstance(G, Generator), type(G)
+    assert D is None or isinstance(D, Discriminator), type(D)
+    if encoder.feature_dim != G.feature_dim:
+        raise CheckpointError(
+            f"{path}: the text encoder {encoder.name} gives {encoder.feature_dim} features, the generator takes "
+            f"{G.feature_dim}; get the model again"
+        )
+    return Model(G, encoder, D, index)
+
+
+def model_hash(path: Path) -> str:
+    """Twelve digits of SHA-256 over the parts that make pictures: two models with the same hash draw the same."""
+    return hash_of_parts(read_index(Path(path))["sha256"])
+
+
+def _converted(network: nn.Module, dtype: torch.dtype, *, what: str) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in network.state_dict().items():
+        stored = tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous().clone()
+        if not bool(stored.isfinite().all()):
+            raise CheckpointError(f"{what}: {name} isn't finite in {str(dtype).removeprefix('torch.')}; use float32")
+        tensors[name] = stored
+    return tensors
+
+
+def _model_card(generator: Generator, text_encoder: TextEncoder, provenance: Mapping[str, Any]) -> str:
+    millions = sum(p.numel() for p in generator.parameters()) / 1e6
+    facts = {
+        "pictures": f"{generator.cfg.resolution} x {generator.cfg.resolution} px",
+        "generator": f"{millions:.1f} M parameters",
+        "text encoder": text_encoder.name,
+        "software": f"open-gigagan {__version__}",
+    } | {key: value for key, value in provenance.items() if isinstance(value, str | int | float)}
+    rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
+    return (
+        "# A GigaGAN text-to-image model\n\n"
+        f"| | |\n| --- | --- |\n{rows}\n\n"
+        "```python\nfrom gigagan import Pipeline\n\n"
+        'pipe = Pipeline.from_pretrained("THIS_DIRECTORY")\n'
+        'pipe("a red apple", seeds=[0]).images[0].save("apple.png")\n```\n\n'
+        f"`{MODEL_INDEX}` holds the whole provenance and the SHA-256 of every file.\n"
+    )
+
+
+# Training states.
+
+
+def save_state(
+    run_dir: Path, nimg: int, tensors: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, Any], *, keep: int
+) -> Path:
+    """Commit run_dir/checkpoints/step-NIMG, then delete all but the newest `keep` up to it.
+
+    `tensors` by component become one safetensors file each; `meta` is plain JSON. A state of the same nimg is replaced.
+    """
+    assert keep >= 1, keep
+    folder = Path(run_dir) / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step-{nimg:08d}"
+    with _committed(path) as temporary:
+        for component, named in tensors.items():
+            stored = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in named.items()}
+            save_file(stored, temporary / f"{component}.safetensors")
+        content = {"nimg": nimg, "components": list(tensors), "meta": dict(meta), "library_version": __version__}
+        _write_json(temporary / "state.json", content)
+        files = {
+            file.name: {"sha256": file_sha256(file), "size_bytes": file.stat().st_size}
+            for file in sorted(temporary.iterdir())
+        }
+        _write_json(temporary / "manifest.json", {"format_version": STATE_FORMAT, "files": files})
+    for number, old in _steps(folder)[keep + sum(n > nimg for n, _ in _steps(folder)) :]:
+        assert number < nimg, (number, nimg)
+        shutil.rmtree(old)
+    return path
+
+
+def latest_state(run_dir: Path, device: torch.device | str = "cpu") -> State | None:
+    """The newest whole state of a run, None where there is none yet.
+
+    A damaged one is skipped with a warning in the log; what an interrupted save left behind is deleted. Raises
+    CheckpointError where there are states and all are damaged: a run must not begin anew over them unasked.
+    """
+    folder = Path(run_dir) / "checkpoints"
+    if not folder.is_dir():
+        return None
+    for leftover in folder.glob(".*.replaced"):
+        _settle(folder / leftover.name[1:].removesuffix(".replaced"))
+    _delete_stale(folder, "step-")
+    steps = _steps(folder)
+    for _, path in steps:
+        try:
+            return _read_state(path, device)
+        except CheckpointError as error:
+            log.warning("skipped a damaged training state: %s", error)
+    if steps:
+        raise CheckpointError(f"{folder}: none of its {len(steps)} states is whole; delete the folder to begin anew")
+    return None
+
+
+def _steps(folder: Path) -> list[tuple[int, Path]]:
+    """Committed states, newest first."""
+    found = [(int(m[1]), path) for path in folder.iterdir() if (m := _STEP.fullmatch(path.name)) and path.is_dir()]
+    return sorted(found, reverse=True)
+
+
+def _read_state(path: Path, device: torch.device | str) -> State:
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        if manifest["format_version"] != STATE_FORMAT:
+            raise CheckpointError(f"{path}: format {manifest['format_version']}; this version reads {STATE_FORMAT}")
+        for name, entry in manifest["files"].items():
+            file = path / name
+            if file.stat().st_size != entry["size_bytes"] or file_sha256(file) != entry["sha256"]:
+                raise CheckpointError(f"{file}: isn't what was saved (size or SHA-256)")
+        content = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        names: list[str] = content["components"]
+        tensors = {name: load_file(path / f"{name}.safetensors", device=str(device)) for name in names}
+        return State(path, content["nimg"], tensors, content["meta"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: can't be read ({type(error).__name__}: {error})") from None
+
+
+# Commits.
+
+
+@contextmanager
+def _committed(path: Path) -> Iterator[Path]:
+    """A temporary directory beside `path` that takes its place when the block ends well, and vanishes when not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _settle(path)
+    _delete_stale(path.parent, path.name)
+    temporary = path.parent / f".tmp-{path.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in [*temporary.rglob("*"), temporary]:
+            _sync(file)
+        _swap(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _sync(path.parent)
+
+
+def _swap(new: Path, path: Path) -> None:
+    if not path.exists():
+        os.rename(new, path)
+        return
+    # No portable call exchanges two directories: the old one steps aside, and comes back (`_settle`) if this stops.
+    old = path.parent / f".{path.name}.replaced"
+    os.rename(path, old)
+    try:
+        os.rename(new, path)
+    except BaseException:
+        os.rename(old, path)
+        raise
+    for entry in old.iterdir():
+        if entry.name not in _PARTS and _STEP.fullmatch(path.name) is None:
+            os.rename(entry, path / entry.name)  # not ours, so not ours to delete
+    shutil.rmtree(old)
+
+
+def _settle(path: Path) -> None:
+    """Finish a replacement that was cut off between its two renames."""
+    old = path.parent / f".{path.name}.replaced"
+    if not old.is_dir():
+        return
+    if path.exists():
+        shutil.rmtree(old)
+    else:
+        log.warning("%s: a save was cut off; took the one before", path)
+        os.rename(old, path)
+
+
+def _delete_stale(folder: Path, name: str) -> None:
+    for stale in folder.glob(f".tmp-{name}*"):
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Make a file or directory reach the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,239 @@
+"""gigagan generate: prompts and seeds to picture files, or to one labeled sheet."""
+
+import itertools
+import os
+import re
+import sys
+import tempfile
+import unicodedata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gigagan.errors import ConfigError, DataError, PromptError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from PIL.Image import Image
+
+    from gigagan.pipeline import Pipeline, PipelineOutput
+
+MAX_PICTURES = 1_000_000
+MAX_SLUG_BYTES = 80  # file systems take 255 bytes a name
+
+
+@click.command()
+@click.argument("prompts", nargs=-1, metavar="[PROMPT]...")
+@click.option(
+    "--prompts", "files", type=click.Path(path_type=Path), multiple=True, metavar="FILE", help="More, one a line."
+)
+@click.option(
+    "--seeds", metavar="LIST", help="Such as 7, 0-15 or 0,1,4-6; each prompt with each.  [default: one, drawn]"
+)
+@click.option(
+    "--psi", type=float, help="Truncation: 1 = none, less = more typical pictures, 0 = the typical one.  [default: 0.7]"
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("out"),
+    show_default=True,
+    help="Folder for PROMPT-SEED.png. A file that holds another picture stays; the new one gets -1, -2 ...",
+)
+@click.option(
+    "--grid", type=click.Path(path_type=Path), metavar="FILE", help="Write one labeled sheet instead, and replace FILE."
+)
+@click.option(
+    "--enlarge",
+    type=click.Choice(["lanczos", "nearest"]),
+    default="lanczos",
+    show_default=True,
+    help="How a sheet shows small pictures larger.",
+)
+@click.option("--levels", is_flag=True, help="Also write the smaller pictures that the generator makes on its way.")
+@click.option("--model", type=click.Path(path_type=Path), help="Model directory.  [default: the one in the package]")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps; auto = the fastest found.")
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Arithmetic."
+)
+def generate(
+    prompts: tuple[str, ...],
+    files: tuple[Path, ...],
+    seeds: str | None,
+    psi: float | None,
+    out: Path,
+    grid: Path | None,
+    enlarge: str,
+    levels: bool,
+    model: Path | None,
+    device: str,
+    dtype: str,
+) -> None:
+    """Draw each PROMPT with each seed and print the paths of the pictures.
+
+    The same prompt, seed, psi and model give the same picture; `gigagan show FILE` prints them.
+    """
+    wanted = [*prompts, *(line for file in files for line in _read_prompts(file))]
+    if not wanted:
+        raise PromptError("no prompt came; give at least one, or --prompts FILE")
+    numbers = parse_seeds(seeds) if seeds is not None else []
+    if len(wanted) * max(len(numbers), 1) > MAX_PICTURES:
+        raise ConfigError(f"{len(wanted)} prompts with {len(numbers)} seeds are more than {MAX_PICTURES:,} pictures")
+    if grid is not None and levels:
+        raise ConfigError("--levels writes picture files and --grid writes none; give one of them")
+    _check_place(grid if grid is not None else out, folder=grid is None)
+
+    from gigagan.pipeline import DEFAULT_PSI, Pipeline, check_prompts, check_psi, fresh_seeds
+
+    psi = check_psi(DEFAULT_PSI if psi is None else psi)
+    wanted = list(dict.fromkeys(check_prompts(wanted)))
+    numbers = numbers or fresh_seeds(1)
+    pipe = Pipeline.from_pretrained(model, device=device, dtype=dtype)
+    for prompt in wanted:
+        if message := pipe.cut(prompt):
+            click.echo(f"gigagan: {message}", err=True)
+    if grid is not None:
+        _probe(grid.parent)
+        _write(grid, _sheet_bytes(pipe, wanted, numbers, psi, enlarge))
+        print(grid)
+    else:
+        _probe(out)
+        _draw_files(pipe, wanted, numbers, psi, out, levels)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds of "7", "0-15" or "0,1,4-6", in order, each once. Raises ConfigError for anything else."""
+    seeds: dict[int, None] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part, re.ASCII)
+        if not match:
+            raise ConfigError(f"--seeds {text}: {part.strip()!r} isn't a seed; write 7, 0-15 or 0,1,4-6")
+        # Digits are counted first: Python refuses to read a number of thousands of them.
+        first, last = (int(x) if len(x) < 20 else 2**64 for x in (match[1], match[2] or match[1]))
+        if last >= 2**63:
+            raise ConfigError(f"--seeds {text}: a seed is at most {2**63 - 1}")
+        if last < first:
+            raise ConfigError(f"--seeds {text}: {part.strip()} runs backward; write {last}-{first}")
+        if last - first >= MAX_PICTURES:
+            raise ConfigError(f"--seeds {text}: more than {MAX_PICTURES:,} seeds; give fewer")
+        seeds |= dict.fromkeys(range(first, last + 1))
+    return list(seeds)
+
+
+def slug(prompt: str) -> str:
+    """A prompt as part of a file name: letters and digits of any script, the rest as single hyphens."""
+    plain = unicodedata.normalize("NFC", prompt).lower()
+    words = re.findall(r"[^\W_]+", plain)
+    cut = "-".join(words).encode()[:MAX_SLUG_BYTES].decode(errors="ignore")
+    return cut.strip("-") or "picture"
+
+
+def _read_prompts(file: Path) -> list[str]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{file}: isn't UTF-8 text; expected one prompt a line") from None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise PromptError(f"{file}: holds no prompt; write one a line")
+    return lines
+
+
+def _check_place(path: Path, *, folder: bool) -> None:
+    """What can be known of the output before anything is loaded; `_probe` finds out the rest."""
+    if not folder and path.suffix.lower() != ".png":
+        raise ConfigError(f"{path}: a sheet is a PNG file; give a name that ends in .png")
+    if not folder and path.is_dir():
+        raise ConfigError(f"{path}: is a folder; give --grid the name of a file")
+    if folder and path.exists() and not path.is_dir():
+        raise ConfigError(f"{path}: is a file; give --out the name of a folder")
+    parent = path.absolute() if folder else path.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise ConfigError(f"{path}: can't be written, because {parent} can't; give another place")
+
+
+def _probe(folder: Path) -> None:
+    """Make the folder and a file in it: says at once what would go wrong after minutes of drawing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def _draw_files(pipe: "Pipeline", prompts: list[str], seeds: list[int], psi: float, out: Path, levels: bool) -> None:
+    from tqdm import tqdm
+
+    from gigagan.metadata import png_bytes
+
+    for output in _drawn(pipe, prompts, seeds, psi):
+        for resolution in output.resolutions if levels else output.resolutions[:1]:
+            for prompt, seed, image in zip(output.prompts, output.seeds, output.level(resolution), strict=True):
+                name = f"{slug(prompt)}-{seed}" + (f"-{resolution}px" if resolution != pipe.resolution else "")
+                path = _save_new(out, name, png_bytes(image, pipe.info(prompt, seed, psi, resolution)))
+                tqdm.write(str(path), file=sys.stdout)
+
+
+def _sheet_bytes(pipe: "Pipeline", prompts: list[str], seeds: list[int], psi: float, enlarge: str) -> bytes:
+    from gigagan.grid import captioned_sheet, labelled_grid
+    from gigagan.metadata import sheet_bytes
+
+    images: list[Image] = [image for output in _drawn(pipe, prompts, seeds, psi) for image in output.images]
+    if len(seeds) == 1:
+        sheet = captioned_sheet(images, prompts, enlarge=enlarge)
+    else:
+        rows = [images[start : start + len(seeds)] for start in range(0, len(images), len(seeds))]
+        sheet = labelled_grid(rows, prompts, [f"seed {seed}" for seed in seeds], enlarge=enlarge)
+    said = {
+        "prompts": "\n".join(prompts),
+        "seeds": ",".join(map(str, seeds)),
+        "psi": str(psi),
+        "model": pipe.model_hash,
+    }
+    return sheet_bytes(sheet, said)
+
+
+def _drawn(pipe: "Pipeline", prompts: list[str], seeds: list[int], psi: float) -> "Iterator[PipelineOutput]":
+    """Each prompt with each seed, in that order, a micro-batch at a time under a progress bar."""
+    from tqdm import tqdm
+
+    pairs = [(prompt, seed) for prompt in prompts for seed in seeds]
+    size = pipe.micro_batch
+    with tqdm(total=len(pairs), unit="img", disable=None) as bar:
+        for start in range(0, len(pairs), size):
+            part = pairs[start : start + size]
+            yield pipe([prompt for prompt, _ in part], seeds=[seed for _, seed in part], truncation_psi=psi)
+            bar.update(len(part))
+
+
+def _save_new(folder: Path, stem: str, content: bytes) -> Path:
+    """Write stem.png, or stem-1.png ... where the name holds another picture; a file with this content stays."""
+    for number in itertools.count():
+        path = folder / (f"{stem}-{number}.png" if number else f"{stem}.png")
+        if not path.exists():
+            _write(path, content)
+            return path
+        if path.is_file() and path.read_bytes() == content:
+            return path
+    raise AssertionError("count() ends")
+
+
+def _write(path: Path, content: bytes) -> None:
+    """All of a file or nothing."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".png")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,115 @@
+"""Labeled sheets of pictures: prompts down, seeds across, or one picture a prompt with its prompt beneath."""
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+CELL_PX = 128
+LABEL_PX = 220
+FONT_PX = 13
+MARGIN_PX = 8
+INK, FAINT, PAPER = (30, 30, 30), (120, 120, 120), (255, 255, 255)
+FILTERS = {"lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST}
+
+
+def labelled_grid(
+    images: Sequence[Sequence[Image.Image]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    enlarge: str = "lanczos",
+) -> Image.Image:
+    """A sheet with a label left of each row and above each column.
+
+    Pictures smaller than a cell are shown larger (lanczos or nearest), which a line at the foot says.
+    """
+    assert len(images) == len(rows), (len(images), len(rows))
+    assert all(len(row) == len(columns) for row in images), [len(row) for row in images]
+    font = _font()
+    cell = _cell(images)
+    step = cell + MARGIN_PX
+    top = FONT_PX + 2 * MARGIN_PX
+    left = LABEL_PX + 2 * MARGIN_PX
+    sheet, draw = _sheet(left + step * len(columns), top + step * len(rows))
+    for x, label in enumerate(columns):
+        draw.text((left + x * step, MARGIN_PX), _wrapped(label, cell, 1, font), fill=INK, font=font)
+    for y, (label, row) in enumerate(zip(rows, images, strict=True)):
+        text = _wrapped(label, LABEL_PX, cell // (FONT_PX + 4), font)
+        draw.multiline_text((MARGIN_PX, top + y * step), text, fill=INK, font=font)
+        for x, image in enumerate(row):
+            sheet.paste(_enlarged(image, cell, enlarge), (left + x * step, top + y * step))
+    _foot(draw, sheet, images, cell, enlarge, font)
+    return sheet
+
+
+def captioned_sheet(images: Sequence[Image.Image], captions: Sequence[str], *, enlarge: str = "lanczos") -> Image.Image:
+    """A sheet of one picture a caption, its caption beneath; as wide as divides the pictures well."""
+    assert len(images) == len(captions), (len(images), len(captions))
+    assert images
+    font = _font()
+    cell, lines = _cell([images]), 3
+    width = next((n for n in range(10, 5, -1) if len(images) % n == 0), min(len(images), 8))
+    step_x, step_y = cell + MARGIN_PX, cell + lines * (FONT_PX + 4) + 2 * MARGIN_PX
+    sheet, draw = _sheet(MARGIN_PX + width * step_x, MARGIN_PX + -(-len(images) // width) * step_y)
+    for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        x, y = MARGIN_PX + number % width * step_x, MARGIN_PX + number // width * step_y
+        sheet.paste(_enlarged(image, cell, enlarge), (x, y))
+        draw.multiline_text((x, y + cell + 3), _wrapped(caption, cell, lines, font), fill=INK, font=font)
+    _foot(draw, sheet, [images], cell, enlarge, font)
+    return sheet
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(FONT_PX)  # inside Pillow: needs no file of the system
+
+
+def _sheet(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    sheet = Image.new("RGB", (width, height + FONT_PX + 2 * MARGIN_PX), PAPER)
+    return sheet, ImageDraw.Draw(sheet)
+
+
+def _cell(images: Sequence[Sequence[Image.Image]]) -> int:
+    """Side of a cell: of the largest picture, and at least CELL_PX."""
+    return max([CELL_PX, *(image.width for row in images for image in row)])
+
+
+def _enlarged(image: Image.Image, cell: int, enlarge: str) -> Image.Image:
+    image = image.convert("RGB")
+    return image if image.size == (cell, cell) else image.resize((cell, cell), FILTERS[enlarge])
+
+
+def _foot(
+    draw: ImageDraw.ImageDraw,
+    sheet: Image.Image,
+    images: Sequence[Sequence[Image.Image]],
+    cell: int,
+    enlarge: str,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+) -> None:
+    sides = sorted({image.width for row in images for image in row})
+    told = ", ".join(f"{side} px" for side in sides)
+    shown = f"Pictures of {told}" + ("" if sides == [cell] else f", shown at {cell} px ({enlarge})")
+    place = (MARGIN_PX, sheet.height - FONT_PX - MARGIN_PX)
+    draw.text(place, _wrapped(shown, sheet.width - 2 * MARGIN_PX, 1, font), fill=FAINT, font=font)
+
+
+def _wrapped(text: str, width: int, lines: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """Text broken at spaces (or within a word too long) to at most `lines` lines of `width` pixels."""
+    done: list[str] = []
+    current = ""
+    for word in text.split():
+        while font.getlength(word) > width and len(word) > 1:
+            fitting = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or font.getlength(word[:n]) <= width)
+            done, current, word = [*done, *([current] if current else []), word[:fitting]], "", word[fitting:]
+        joined = f"{current} {word}".strip()
+        if font.getlength(joined) <= width:
+            current = joined
+        else:
+            done, current = [*done, current], word
+    done += [current] if current else []
+    if len(done) > lines:
+        last = done[lines - 1]
+        while last and font.getlength(f"{last}...") > width:
+            last = last[:-1]
+        done = [*done[: lines - 1], f"{last}..."]
+    return "\n".join(done)

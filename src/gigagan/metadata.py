@@ -1,0 +1,98 @@
+"""What a picture's file says about itself: PNG text chunks, and the mark of a machine-made picture in XMP."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+from PIL import Image, PngImagePlugin
+
+from gigagan import __version__
+from gigagan.errors import DataError
+
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+XMP_KEYWORD = "XML:com.adobe.xmp"
+KEYS = ("prompt", "seed", "psi", "model", "dtype", "device", "resolution", "version")
+
+
+@dataclass(frozen=True)
+class PictureInfo:
+    """What it takes to draw a picture again."""
+
+    prompt: str
+    seed: int
+    psi: float
+    model: str
+    """Hash of the model (`checkpoint.model_hash`)."""
+    dtype: str = "float32"
+    device: str = "cpu"
+    """Kind of device: arithmetic differs in the last bits between them."""
+    resolution: int = 0
+    """Side of the level of the pyramid."""
+    version: str = __version__
+
+    def as_strings(self) -> dict[str, str]:
+        """Each value as the file holds it."""
+        return {key: str(getattr(self, key)) for key in KEYS}
+
+
+def png_bytes(image: Image.Image, info: PictureInfo) -> bytes:
+    """The file of a picture: the same bytes for the same picture and info."""
+    chunks = PngImagePlugin.PngInfo()
+    for key, value in info.as_strings().items():
+        # tEXt holds Latin-1; a prompt may be anything.
+        chunks.add_itxt(key, value) if key == "prompt" else chunks.add_text(key, value)
+    return _png(image, chunks, info.prompt, info.version)
+
+
+def sheet_bytes(image: Image.Image, said: Mapping[str, str]) -> bytes:
+    """The file of a sheet of pictures, which says what `said` holds."""
+    chunks = PngImagePlugin.PngInfo()
+    for key, value in said.items():
+        chunks.add_itxt(key, value)
+    return _png(image, chunks, said.get("prompts", ""), __version__)
+
+
+def _png(image: Image.Image, chunks: PngImagePlugin.PngInfo, description: str, version: str) -> bytes:
+    chunks.add_text("Software", f"open-gigagan {version}")
+    chunks.add_itxt(XMP_KEYWORD, _xmp(description, version))
+    buffer = BytesIO()
+    image.save(buffer, "PNG", pnginfo=chunks)
+    return buffer.getvalue()
+
+
+def read_info(path: Path) -> dict[str, str]:
+    """What a generated picture's file says: KEYS that are there, Software, digitalSourceType.
+
+    Raises DataError for a file that is no picture, or one without a prompt.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            text = {str(k): str(v) for k, v in image.info.items() if isinstance(v, str)}
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+            raise
+        raise DataError(f"{path}: isn't a whole picture; expected a PNG file of gigagan generate") from None
+    if "prompt" not in text or "seed" not in text:
+        raise DataError(f"{path}: says nothing of a prompt and seed; expected a PNG file of gigagan generate")
+    found = {key: text[key] for key in (*KEYS, "Software") if key in text}
+    if SOURCE_TYPE in text.get(XMP_KEYWORD, ""):
+        found["digitalSourceType"] = SOURCE_TYPE.rpartition("/")[2]
+    return found
+
+
+def _xmp(description: str, version: str) -> str:
+    """XMP packet with IPTC's digital source type, which services read as "made with AI"."""
+    printable = "".join(c for c in description if c.isprintable())
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
+        ' xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:xmp="http://ns.adobe.com/xap/1.0/">'
+        f"<Iptc4xmpExt:DigitalSourceType>{SOURCE_TYPE}</Iptc4xmpExt:DigitalSourceType>"
+        f'<dc:description><rdf:Alt><rdf:li xml:lang="x-default">{escape(printable)}</rdf:li></rdf:Alt></dc:description>'
+        f"<xmp:CreatorTool>open-gigagan {version}</xmp:CreatorTool>"
+        '</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+    )

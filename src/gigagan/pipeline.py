@@ -1,0 +1,334 @@
+"""Prompts and seeds to pictures: the only sampling path there is.
+
+A picture is a function of model, prompt, seed, psi, dtype and device alone. Its latent comes from its own seed, its
+text is encoded alone, and the networks always run `micro_batch_size` pictures at once, short batches padded, so that
+the arithmetic of one doesn't depend on its neighbors.
+"""
+
+import math
+import operator
+import secrets
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gigagan import dist
+from gigagan.checkpoint import load_model, save_model
+from gigagan.errors import ConfigError, PromptError
+from gigagan.metadata import PictureInfo
+from gigagan.model_files import hash_of_parts
+from gigagan.models.frozen import TextEncoder
+from gigagan.models.generator import Generator
+from gigagan.models.layers import to_uint8
+from gigagan.models.text import TextCondition
+
+DEFAULT_PSI = 0.7
+"""Truncation of the command line and the pipeline alike, so that the same seed is the same picture in both."""
+MAX_SEED = 2**63 - 1
+MEAN_SEED = 2**63  # of the latents of the conditional mean: no picture's seed
+MEAN_SAMPLES = 16  # paper 9
+CACHED_PROMPTS = 256
+OutputType = Literal["pil", "np", "pt"]
+
+
+def micro_batch_size(device: torch.device) -> int:
+    """Pictures that the networks draw at once on a device: a constant, whatever is asked for."""
+    # On a processor batches gain nothing in float32 (emoji64: 33 ms alone, 45 ms each in a batch of 8), and padding
+    # makes a lone picture cost a whole batch. An accelerator is idle most of the time with a single one.
+    return 1 if device.type == "cpu" else 8
+
+
+@dataclass(frozen=True)
+class PipelineOutput:
+    """Pictures, each with its prompt and seed: prompts[0] with all its seeds, then prompts[1] ..."""
+
+    images: Any
+    """As output_type says. pil: list of PIL pictures; np: float32 [N, H, W, 3] in [0, 1]; pt: float32 [N, 3, H, W] in
+    [0, 1]. All hold the same 8-bit values."""
+    prompts: list[str]
+    seeds: list[int]
+    truncation_psi: float
+    pyramid: list[Tensor] = field(repr=False)
+    """The generator's pictures at every resolution, uint8 [N, 3, r, r]; index 0 = full resolution."""
+    warnings: list[str] = field(default_factory=list)
+    """What was changed in the request, one line each: prompts that were cut."""
+
+    @property
+    def resolutions(self) -> list[int]:
+        """Sides of the pyramid's pictures, full resolution first."""
+        return [level.shape[-1] for level in self.pyramid]
+
+    def level(self, resolution: int) -> list[Image.Image]:
+        """The generator's own pictures at this resolution. Raises ConfigError where it makes none."""
+        if resolution not in self.resolutions:
+            raise ConfigError(f"no level of {resolution} px; there are {', '.join(map(str, self.resolutions))}")
+        return to_pil(self.pyramid[self.resolutions.index(resolution)])
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """All that a prompt is to the networks; batch axis of one."""
+
+    condition: TextCondition
+    w_mean: Tensor
+    num_tokens: int
+
+
+class Pipeline:
+    """A generator with its text encoder: `pipe("a red apple", seeds=[0]).images[0]`."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        text_encoder: TextEncoder,
+        *,
+        dtype: torch.dtype = torch.float32,
+        index: Mapping[str, Any] | None = None,
+        micro_batch: int = 0,
+    ) -> None:
+        """For networks in memory; `from_pretrained` reads a directory. The generator is used as it is.
+
+        `micro_batch`: pictures drawn at once, 0 = `micro_batch_size`. Another number may change the last bit of pixels.
+        """
+        self.generator = generator
+        self.text_encoder = text_encoder
+        self.dtype = dtype
+        self.index = dict(index or {})
+        self.micro_batch = micro_batch or micro_batch_size(self.device)
+        self._prompts: OrderedDict[str, _Prompt] = OrderedDict()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | str | None = None,
+    ) -> "Pipeline":
+        """The model in a directory, by default the one in the package. `dtype`: float32 (default) or bfloat16.
+
+        Raises CheckpointError where a file is missing, damaged or of another shape.
+        """
+        arithmetic = _dtype(dtype)
+        device = dist.device(device) if isinstance(device, str) else device
+        where = Path(path) if path is not None else Path(str(resources.files("gigagan") / "pretrained" / "emoji"))
+        model = load_model(where, device, discriminator=False)
+        generator = model.generator if arithmetic == torch.float32 else converted(model.generator, arithmetic)
+        return cls(generator, model.text_encoder, dtype=arithmetic, index=model.index)
+
+    def save_pretrained(self, path: str | Path, *, dtype: torch.dtype = torch.float32) -> Path:
+        """Write a model directory with this generator and text encoder; the provenance is kept."""
+        provenance = self.index.get("provenance", {})
+        return save_model(Path(path), self.generator, self.text_encoder, provenance=provenance, dtype=dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the generator is."""
+        return self.generator.mapping.w_avg.device
+
+    @property
+    def resolution(self) -> int:
+        """Side of the pictures."""
+        return self.generator.cfg.resolution
+
+    @property
+    def model_hash(self) -> str:
+        """As `checkpoint.model_hash`; empty for a model that never was in a directory."""
+        return hash_of_parts(self.index["sha256"]) if "sha256" in self.index else ""
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        seeds: int | Iterable[int] | None = None,
+        generator: torch.Generator | None = None,
+        num_images_per_prompt: int = 1,
+        truncation_psi: float = DEFAULT_PSI,
+        output_type: OutputType = "pil",
+    ) -> PipelineOutput:
+        """Draw each prompt.
+
+        `seeds` (0 ... 2**63 - 1) holds one for each picture, in the order of the output; for one prompt their number
+        is the number of pictures. Without them they are drawn, from `generator` where it is given, and reported.
+        `truncation_psi` in [0, 1]: 1 draws from all that was learned, less gives more typical pictures, and at 0 every
+        seed of a prompt gives the same one (paper 9).
+
+        Raises PromptError for an empty prompt, ConfigError for seeds or a psi that can't be.
+        """
+        prompts = check_prompts(prompt)
+        psi = check_psi(truncation_psi)
+        if output_type not in ("pil", "np", "pt"):
+            raise ConfigError(f"output_type is {output_type!r}; use pil, np or pt")
+        prompts, numbers = _pair(prompts, seeds, generator, num_images_per_prompt)
+
+        size = self.micro_batch
+        pyramids = [
+            self._draw(prompts[start : start + size], numbers[start : start + size], psi, size)
+            for start in range(0, len(prompts), size)
+        ]
+        pyramid = [torch.cat(levels) for levels in zip(*pyramids, strict=True)]
+        warnings = [message for p in dict.fromkeys(prompts) if (message := self.cut(p))]
+        return PipelineOutput(_as_type(pyramid[0], output_type), prompts, numbers, psi, pyramid, warnings)
+
+    def info(self, prompt: str, seed: int, psi: float, resolution: int) -> PictureInfo:
+        """What a picture's file shall say of it."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return PictureInfo(prompt, seed, psi, self.model_hash, dtype, self.device.type, resolution)
+
+    def cut(self, prompt: str) -> str:
+        """What to say of a prompt that is longer than the encoder takes; empty where it isn't."""
+        count, most = self._encode(prompt).num_tokens, self.text_encoder.max_tokens
+        if count <= most:
+            return ""
+        short = prompt if len(prompt) <= 60 else f"{prompt[:57]}..."
+        return f"{short!r} has {count} tokens, the text encoder takes {most}: the last {count - most} were dropped"
+
+    def _draw(self, prompts: list[str], seeds: list[int], psi: float, size: int) -> list[Tensor]:
+        """One micro-batch: at most `size` pictures, padded with the last, as a uint8 pyramid on the CPU."""
+        padding = size - len(prompts)
+        encoded = [self._encode(p) for p in prompts + prompts[-1:] * padding]
+        z = torch.cat([latent(seed, self.generator.cfg.z_dim) for seed in seeds + seeds[-1:] * padding])
+        condition = TextCondition(
+            torch.cat([p.condition.t_local for p in encoded]),
+            torch.cat([p.condition.mask for p in encoded]),
+            torch.cat([p.condition.t_global for p in encoded]),
+        )
+        w = self.generator.mapping(z.to(self.device), condition.t_global)
+        w = truncate(w, torch.cat([p.w_mean for p in encoded]), self.generator.mapping.w_avg, psi)
+        pyramid = self.generator.synthesize(w, condition, dtype=self.dtype)
+        return [to_uint8(level[: len(prompts)]).cpu() for level in pyramid]
+
+    def _encode(self, prompt: str) -> _Prompt:
+        """Text condition and conditional mean of a prompt, kept for the last CACHED_PROMPTS prompts."""
+        if prompt in self._prompts:
+            self._prompts.move_to_end(prompt)
+            return self._prompts[prompt]
+        with torch.inference_mode():
+            condition: TextCondition = self.generator.text(self.text_encoder.encode([prompt]).to(self.device))
+            z = latent(MEAN_SEED, self.generator.cfg.z_dim, count=MEAN_SAMPLES).to(self.device)
+            w = self.generator.mapping(z, condition.t_global.expand(MEAN_SAMPLES, -1))
+        encoded = _Prompt(condition, w.mean(dim=0, keepdim=True), self.text_encoder.count_tokens(prompt))
+        self._prompts[prompt] = encoded
+        if len(self._prompts) > CACHED_PROMPTS:
+            self._prompts.popitem(last=False)
+        return encoded
+
+
+def truncate(w: Tensor, w_mean: Tensor, w_avg: Tensor, psi: float) -> Tensor:
+    """Text-conditional truncation: lerp(w_mean, lerp(w_avg, w, psi), psi) (paper 9); w_mean is that of the prompt.
+
+    psi = 1 gives w itself, psi = 0 gives w_mean itself.
+    """
+    return w if psi == 1 else torch.lerp(w_mean, torch.lerp(w_avg.to(w.dtype), w, psi), psi)
+
+
+def latent(seed: int, z_dim: int, *, count: int = 1) -> Tensor:
+    """z ~ N(0, I) [count, z_dim] of a seed, drawn on the CPU: the same on every device."""
+    return torch.randn(count, z_dim, generator=torch.Generator().manual_seed(seed))
+
+
+def to_pil(img: Tensor) -> list[Image.Image]:
+    """Pictures of uint8 [N, 3, H, W]."""
+    return [Image.fromarray(one.permute(1, 2, 0).contiguous().numpy()) for one in img]
+
+
+def converted(generator: Generator, dtype: torch.dtype) -> Generator:
+    """A copy whose convolution and attention weights are kept in dtype, which spares casting them at every call.
+
+    The text layers, the mapping network and what reads w stay float32, as in training.
+    """
+    copy = deepcopy(generator)
+    for name, parameter in copy.synthesis.named_parameters():
+        if parameter.ndim > 1 and not any(part in name for part in ("to_scale", "to_select", "style_token")):
+            parameter.data = parameter.data.to(dtype)
+    return copy
+
+
+def check_prompts(prompt: str | Sequence[str]) -> list[str]:
+    """The prompts as a list. Raises PromptError for none, for an empty one and for what isn't text."""
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not prompts:
+        raise PromptError("no prompt came; give at least one")
+    for number, one in enumerate(prompts, 1):
+        which = f"prompt {number} of {len(prompts)}" if len(prompts) > 1 else "the prompt"
+        if not isinstance(one, str):
+            raise PromptError(f"{which} is a {type(one).__name__}; expected text")
+        if not one.strip():
+            raise PromptError(f"{which} is empty; write what to draw")
+        try:
+            one.encode()
+        except UnicodeEncodeError:
+            raise PromptError(f"{which} isn't valid Unicode; write it anew") from None
+    return prompts
+
+
+def check_psi(psi: float) -> float:
+    """Raises ConfigError unless psi is a number in [0, 1]."""
+    if isinstance(psi, bool) or not isinstance(psi, int | float) or not math.isfinite(psi) or not 0 <= psi <= 1:
+        raise ConfigError(f"truncation_psi is {psi!r}; expected 0 (most typical) to 1 (no truncation)")
+    return float(psi)
+
+
+def check_seed(seed: Any) -> int:
+    """Raises ConfigError unless seed is a whole number in [0, 2**63 - 1]."""
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if isinstance(seed, bool) or not 0 <= number <= MAX_SEED:
+        raise ConfigError(f"seed {seed!r} can't be; expected a whole number from 0 to {MAX_SEED}")
+    return number
+
+
+def fresh_seeds(count: int, generator: torch.Generator | None = None) -> list[int]:
+    """Seeds below 2**32 (short to write down), from a generator or, without one, from the system."""
+    if generator is None:
+        return [secrets.randbelow(2**32) for _ in range(count)]
+    drawn: list[int] = torch.randint(2**32, (count,), generator=generator, device=generator.device).tolist()
+    return drawn
+
+
+def _pair(
+    prompts: list[str],
+    seeds: int | Iterable[int] | None,
+    generator: torch.Generator | None,
+    num_images_per_prompt: int,
+) -> tuple[list[str], list[int]]:
+    """A prompt and a seed for each picture."""
+    each = num_images_per_prompt
+    if isinstance(each, bool) or not isinstance(each, int) or each < 1:
+        raise ConfigError(f"num_images_per_prompt is {each!r}; expected a whole number from 1")
+    if seeds is None:
+        return [p for p in prompts for _ in range(each)], fresh_seeds(len(prompts) * each, generator)
+    if generator is not None:
+        raise ConfigError("seeds and generator both came; give one of them")
+    numbers = [check_seed(seed) for seed in (seeds if isinstance(seeds, Iterable) else [seeds])]
+    if len(prompts) == 1 and each == 1 and numbers:
+        each = len(numbers)
+    if len(numbers) != len(prompts) * each:
+        raise ConfigError(f"{len(numbers)} seeds came for {len(prompts) * each} pictures; give one a picture")
+    return [p for p in prompts for _ in range(each)], numbers
+
+
+def _as_type(img: Tensor, output_type: OutputType) -> Any:
+    if output_type == "pil":
+        return to_pil(img)
+    scaled = img.to(torch.float32) / 255
+    return scaled if output_type == "pt" else scaled.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype:
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    name = str(dtype or "float32").removeprefix("torch.")
+    if name not in known:
+        raise ConfigError(f"dtype {name} isn't one to draw in; use float32 or bfloat16")
+    return known[name]
