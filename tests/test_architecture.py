@@ -5,6 +5,7 @@ import io
 import re
 import subprocess
 import tokenize
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,7 @@ ONLY_IN = {
 """A pattern in the code (comments and strings of documentation aside) and the only files that may have it."""
 
 
+@cache
 def code_lines(path: Path) -> dict[int, str]:
     """The lines of a file without comments and docstrings."""
     text = path.read_text(encoding="utf-8")
@@ -59,6 +61,7 @@ def code_lines(path: Path) -> dict[int, str]:
     return lines
 
 
+@cache
 def comments(path: Path) -> list[str]:
     """Each run of comment lines as one text."""
     found: list[str] = []
@@ -187,6 +190,7 @@ def tagged() -> list[tuple[str, str]]:
     return [(relative(path), comment) for path in SOURCES for comment in comments(path) if comment.startswith(TAGS)]
 
 
+@cache
 def defined(path: Path) -> set[str]:
     """Names that a file defines: functions, classes, Class.method, Class.field and module constants."""
     names: set[str] = set()

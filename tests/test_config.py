@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
@@ -149,11 +149,13 @@ def refusal(*overrides: str) -> str:
     return ""
 
 
+@settings(max_examples=40)
 @given(st.text(max_size=40))
 def test_any_text_as_an_override_is_taken_or_refused_in_one_line(text: str) -> None:
     assert "\n" not in refusal(text)
 
 
+@settings(max_examples=40)
 @given(st.sampled_from(["data.path", "optim_G.lr", "generator.blocks", "train.batch", "data"]), st.text(max_size=20))
 def test_any_value_of_a_known_key_is_taken_or_refused_in_one_line(key: str, value: str) -> None:
     assert "\n" not in refusal(f"{key}={value}")
