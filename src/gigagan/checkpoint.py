@@ -93,7 +93,7 @@ def save_model(
     directory, or where a weight isn't finite in dtype.
     """
     path = Path(path)
-    if path.exists() and not (path / MODEL_INDEX).is_file() and not (path.is_dir() and not any(path.iterdir())):
+    if path.exists() and not _replaceable(path):
         raise CheckpointError(f"{path}: exists and is no model directory (no {MODEL_INDEX}); give a new one")
     with _committed(path) as folder:
         parts = {"generator": generator, "discriminator": discriminator}
@@ -101,7 +101,7 @@ def save_model(
             if network is not None:
                 (folder / name).mkdir()
                 _write_json(folder / name / "config.json", network_config(network, dtype))
-                save_file(_converted(network, dtype, what=name), folder / name / "model.safetensors")
+                _write_tensors(folder / name / "model.safetensors", _converted(network, dtype, what=name))
         text_encoder.save(folder)
         (folder / "README.md").write_text(_model_card(generator, text_encoder, provenance), encoding="utf-8")
         classes = {name: type(network).__name__ for name, network in parts.items() if network is not None}
@@ -142,6 +142,12 @@ def load_model(path: Path, device: torch.device | str = "cpu", *, discriminator:
 def model_hash(path: Path) -> str:
     """Twelve digits of SHA-256 over the parts that make pictures: two models with the same hash draw the same."""
     return hash_of_parts(read_index(Path(path))["sha256"])
+
+
+def _replaceable(path: Path) -> bool:
+    """A model directory, the beginning of one (a text encoder alone), or an empty one."""
+    known = (MODEL_INDEX, "text_encoder/config.json")
+    return path.is_dir() and (any((path / name).is_file() for name in known) or not any(path.iterdir()))
 
 
 def _converted(network: nn.Module, dtype: torch.dtype, *, what: str) -> dict[str, Tensor]:
@@ -190,7 +196,7 @@ def save_state(
     with _committed(path) as temporary:
         for component, named in tensors.items():
             stored = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in named.items()}
-            save_file(stored, temporary / f"{component}.safetensors")
+            _write_tensors(temporary / f"{component}.safetensors", stored)
         content = {"nimg": nimg, "components": list(tensors), "meta": dict(meta), "library_version": __version__}
         _write_json(temporary / "state.json", content)
         files = {
@@ -215,7 +221,7 @@ def latest_state(run_dir: Path, device: torch.device | str = "cpu") -> State | N
         return None
     for leftover in folder.glob(".*.replaced"):
         _settle(folder / leftover.name[1:].removesuffix(".replaced"))
-    _delete_stale(folder, "step-")
+    _delete_stale(folder, _STEP.pattern)
     steps = _steps(folder)
     for _, path in steps:
         try:
@@ -258,7 +264,7 @@ def _committed(path: Path) -> Iterator[Path]:
     """A temporary directory beside `path` that takes its place when the block ends well, and vanishes when not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _settle(path)
-    _delete_stale(path.parent, path.name)
+    _delete_stale(path.parent, re.escape(path.name))
     temporary = path.parent / f".tmp-{path.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     temporary.mkdir()
     try:
@@ -303,8 +309,10 @@ def _settle(path: Path) -> None:
 
 
 def _delete_stale(folder: Path, name: str) -> None:
-    for stale in folder.glob(f".tmp-{name}*"):
-        shutil.rmtree(stale, ignore_errors=True)
+    """What saves of `name` (a pattern) left behind when their process died."""
+    for stale in folder.iterdir():
+        if re.fullmatch(rf"\.tmp-{name}-\d+-[0-9a-f]{{8}}", stale.name):
+            shutil.rmtree(stale, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:
@@ -314,6 +322,13 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path)
+    path.chmod(mode)  # safetensors writes for the owner alone; a model is as readable as its user's other files
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

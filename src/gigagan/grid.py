@@ -1,6 +1,7 @@
 """Labeled sheets of pictures: prompts down, seeds across, or one picture a prompt with its prompt beneath."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -9,6 +10,8 @@ LABEL_PX = 220
 FONT_PX = 13
 MARGIN_PX = 8
 INK, FAINT, PAPER = (30, 30, 30), (120, 120, 120), (255, 255, 255)
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+SYSTEM_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "Arial.ttf")
 FILTERS = {"lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST}
 
 
@@ -25,7 +28,7 @@ def labelled_grid(
     """
     assert len(images) == len(rows), (len(images), len(rows))
     assert all(len(row) == len(columns) for row in images), [len(row) for row in images]
-    font = _font()
+    font = _font([*rows, *columns])
     cell = _cell(images)
     step = cell + MARGIN_PX
     top = FONT_PX + 2 * MARGIN_PX
@@ -46,7 +49,7 @@ def captioned_sheet(images: Sequence[Image.Image], captions: Sequence[str], *, e
     """A sheet of one picture a caption, its caption beneath; as wide as divides the pictures well."""
     assert len(images) == len(captions), (len(images), len(captions))
     assert images
-    font = _font()
+    font = _font(captions)
     cell, lines = _cell([images]), 3
     width = next((n for n in range(10, 5, -1) if len(images) % n == 0), min(len(images), 8))
     step_x, step_y = cell + MARGIN_PX, cell + lines * (FONT_PX + 4) + 2 * MARGIN_PX
@@ -59,8 +62,13 @@ def captioned_sheet(images: Sequence[Image.Image], captions: Sequence[str], *, e
     return sheet
 
 
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(FONT_PX)  # inside Pillow: needs no file of the system
+def _font(labels: Sequence[str]) -> Font:
+    """Pillow's own font, which needs no file of the system; for more than ASCII one of the system's, if there is one."""
+    if not all(label.isascii() for label in labels):
+        for name in SYSTEM_FONTS:
+            with suppress(OSError):
+                return ImageFont.truetype(name, FONT_PX)
+    return ImageFont.load_default(FONT_PX)
 
 
 def _sheet(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
@@ -84,7 +92,7 @@ def _foot(
     images: Sequence[Sequence[Image.Image]],
     cell: int,
     enlarge: str,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    font: Font,
 ) -> None:
     sides = sorted({image.width for row in images for image in row})
     told = ", ".join(f"{side} px" for side in sides)
@@ -93,7 +101,7 @@ def _foot(
     draw.text(place, _wrapped(shown, sheet.width - 2 * MARGIN_PX, 1, font), fill=FAINT, font=font)
 
 
-def _wrapped(text: str, width: int, lines: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+def _wrapped(text: str, width: int, lines: int, font: Font) -> str:
     """Text broken at spaces (or within a word too long) to at most `lines` lines of `width` pixels."""
     done: list[str] = []
     current = ""
