@@ -58,7 +58,7 @@ def emoji(out: Path, resolution: int, seed: int, processes: int, only: str, cach
         out,
         resolution=resolution,
         seed=seed,
-        processes=processes or len(os.sched_getaffinity(0)),
+        processes=processes or os.cpu_count() or 1,
         only=frozenset(filter(None, only.split(","))),
     )
     splits = ", ".join(f"{name} {count:,}" for name, count in manifest["splits"].items())
@@ -94,7 +94,13 @@ def check(path: Path, encoder: str, encoder_path: str, max_tokens: int, as_json:
 @data.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
-@click.option("--encoder", type=click.Choice(["minilm", "clip", "hashed"]), default="minilm", show_default=True)
+@click.option(
+    "--encoder",
+    type=click.Choice(["minilm", "clip", "hashed"]),
+    default="minilm",
+    show_default=True,
+    help="As text.encoder in training.",
+)
 @click.option("--encoder-path", default="", help="Folder of the encoder's weights; needed for clip.")
 @click.option("--max-tokens", type=click.IntRange(4, 512), default=32, show_default=True, help="text.max_tokens.")
 @click.option("--split", default="", help="Only this split.")

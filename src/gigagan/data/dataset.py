@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gigagan.data.captions import Caption
 from gigagan.data.shards import MANIFEST, read_manifest
@@ -86,14 +86,16 @@ def decode(content: bytes, resolution: int | None) -> UInt8[np.ndarray, "H W C"]
             picture = _rgb(image)
     except DataError:
         raise
+    except UnidentifiedImageError:  # its message holds an address
+        raise DataError("isn't a whole PNG, JPEG or WebP picture (another format)") from None
     except Exception as error:  # whatever a decoder makes of a damaged file
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise DataError(f"isn't a whole PNG, JPEG or WebP picture ({reason})") from None
     if resolution is not None and picture.size != (resolution, resolution):
         side = min(picture.size)
         left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        box = (left, top, left + side, top + side)
-        picture = picture.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
+        square = picture.crop((left, top, left + side, top + side))
+        picture = square.resize((resolution, resolution), Image.Resampling.LANCZOS)
     return np.asarray(picture)
 
 

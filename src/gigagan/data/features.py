@@ -96,8 +96,8 @@ class FeatureFile:
         try:
             opened: Any = safe_open(path, framework="pt")
             self._file = opened
-            header = self._file.metadata() or {}
-            if header.get("format") != FORMAT:
+            held = (self._file.metadata() or {}).get(FORMAT)
+            if held is None:
                 raise DataError(f"{path}: isn't a file of caption features; write it with `gigagan data encode`")
             texts = bytes(self._file.get_tensor("captions").numpy()).decode()
             self._offsets = self._file.get_tensor("offsets").tolist()
@@ -108,9 +108,9 @@ class FeatureFile:
             raise DataError(f"{path}: no such file; write it with `gigagan data encode`") from None
         except (SafetensorError, OSError, ValueError) as error:
             raise DataError(f"{path}: isn't a whole file of caption features ({error}); write it again") from None
-        if header.get("encoder") != (name := _name(encoder)) or not self._same_probe(encoder):
+        if held != (name := _name(encoder)) or not self._same_probe(encoder):
             raise DataError(
-                f"{path}: holds features of the encoder {header.get('encoder')} with other weights or length than this "
+                f"{path}: holds features of the encoder {held} with other weights or length than this "
                 f"run's {name}; write it again with `gigagan data encode`"
             )
         if len(self._offsets) != len(self._places) + 1 or len(self._global_index) != len(self._places):
@@ -155,7 +155,10 @@ def write_features(
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, metadata={"format": FORMAT, "encoder": _name(encoder)})
+    except OSError as error:
+        raise DataError(f"{path}: can't be written ({error.strerror}); give another --out") from None
+    try:
+        save_file(tensors, temporary, metadata={FORMAT: _name(encoder)})
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path}: can't be written ({error}); give another --out") from None

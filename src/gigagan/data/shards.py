@@ -24,6 +24,7 @@ MANIFEST = "manifest.json"
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill; it becomes `path` when all went well. Raises DataError where `path` holds something."""
+    path = path.absolute()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise DataError(f"{path}: already there and not empty; give another --out or remove it")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
