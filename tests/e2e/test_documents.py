@@ -17,11 +17,15 @@ from PIL import Image, ImageDraw
 ROOT = Path(__file__).parents[2]
 SHORT = " train.total_kimg=0.032 train.batch=16 train.batch_gpu=8"
 
+FEW = ("cat", "green-apple", "house", "rainbow", "red-apple", "rocket", "scissors", "star", "strawberry", "sunflower")
+
 SCALE = {
     "README.md": {
-        "gigagan data emoji --out data/emoji --resolution 64": "python draw.py data/emoji 200",
+        "gigagan data emoji --out data/emoji --resolution 64": (
+            "gigagan data emoji --out data/emoji --resolution 64 --only " + ",".join(FEW)
+        ),
         "gigagan train emoji64 --run-dir runs/emoji data.path=data/emoji": (
-            "gigagan train tiny --run-dir runs/emoji data.path=data/emoji" + SHORT
+            "gigagan train emoji64 --run-dir runs/emoji data.path=data/emoji" + SHORT
         ),
         "gigagan evaluate runs/emoji/model --data data/emoji": (
             "gigagan evaluate runs/emoji/model --data data/emoji --num 18"

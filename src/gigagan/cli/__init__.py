@@ -21,8 +21,14 @@ from gigagan.errors import GigaGANError
 COMMANDS = {
     "data": ("gigagan.cli.data:data", "Build, check and encode sets of captioned pictures."),
     "train": ("gigagan.cli.train:train", "Train PRESET (a name or a .yaml file) with KEY=VALUE overrides."),
-    "generate": ("gigagan.cli.generate:generate", "Draw prompts with a model."),
-    "show": ("gigagan.cli.show:show", "Print what a generated picture says about itself."),
+    "generate": (
+        "gigagan.cli.generate:generate",
+        "Draw each PROMPT with each seed and print the paths of the pictures.",
+    ),
+    "show": (
+        "gigagan.cli.show:show",
+        "Print what a generated picture says about itself: prompt, seed, psi, model and version.",
+    ),
     "evaluate": (
         "gigagan.cli.evaluate:evaluate",
         "Measure the model directory MODEL, each figure beside the same of real pictures.",
