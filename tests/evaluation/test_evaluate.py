@@ -157,7 +157,7 @@ def test_hash_of_data_follows_its_files(tmp_path: Path) -> None:
         hash_data(tmp_path / "none")
 
 
-def test_report(tmp_path: Path) -> None:
+def test_report() -> None:
     figures = [Figure("style", 0.5, 0.97, 1 / 9, share=True), Figure("distance", 12.345, None, None)]
     lines = report.table(figures).splitlines()
     assert lines[1].split() == ["style", "50.0", "%", "97.0", "%", "11.1", "%"]
@@ -166,9 +166,3 @@ def test_report(tmp_path: Path) -> None:
     assert read["figures"]["distance"] == {"value": 12.345, "real": None, "chance": None}
     assert read["model"] == "m"
     assert "not FID" in read["protocol"]["distances"]
-    page = report.sheet([np.full((4, 4, 3), value, np.uint8) for value in (0, 1, 2)], columns=2)
-    assert page[:, :, 0].tolist()[0] == [0] * 4 + [1] * 4
-    assert page[:, :, 0].tolist()[4] == [2] * 4 + [255] * 4
-    report.save_sheet(tmp_path / "sheet.png", [page], 1)
-    with pytest.raises(DataError, match="can't be written"):
-        report.save_sheet(tmp_path / "none" / "sheet.png", [page], 1)

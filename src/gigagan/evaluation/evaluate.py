@@ -95,7 +95,7 @@ def evaluate(
     kept: dict[tuple[Role, int], Image] = {}
     paired = {r.item for r in requests if r.role == "again"}
     drawn = zip(requests, images, strict=True)
-    bar = tqdm(total=len(requests), desc="measured", unit="picture", disable=not progress)
+    bar = tqdm(total=len(requests), desc="measured", unit="picture", disable=None if progress else True)
     while batch := [pair for pair, _ in zip(drawn, range(BATCH), strict=False)]:
         parts.append(evaluator.network(as_batch([image for _, image in batch])))
         kept |= {(r.role, r.item): image for r, image in batch if r.item in paired}
@@ -142,20 +142,20 @@ def style_accuracy(evaluator: Evaluator, cells: Tensor, items: Sequence[int]) ->
     """Share of pictures in which the style of the prompt is read."""
     styles = evaluator.real.styles
     wanted = torch.tensor([styles.index(evaluator.real.pictures[i].style) for i in items])
-    return recall_at(1, evaluator.readers.style_logits(cells), wanted)
+    return recall_at(1, evaluator.readers.style_logits(evaluator.readers.look(cells)), wanted)
 
 
 def concept_recall(evaluator: Evaluator, k: int, cells: Tensor, items: Sequence[int]) -> float:
     """Share of pictures whose concept is among the k best of all."""
     place = {concept: i for i, concept in enumerate(evaluator.real.concepts)}
     wanted = torch.tensor([place[evaluator.real.pictures[i].concept] for i in items])
-    return recall_at(k, evaluator.readers.concept_scores(cells), wanted)
+    return recall_at(k, evaluator.readers.concept_scores(evaluator.readers.look(cells)), wanted)
 
 
 def caption_scores(evaluator: Evaluator, cells: Tensor, items: Sequence[int]) -> Tensor:
     """Scores of pictures (rows) and their own captions (columns)."""
     texts = evaluator.texts([evaluator.real.pictures[i].caption for i in items])
-    return evaluator.readers.caption_scores(cells, texts)
+    return evaluator.readers.caption_scores(evaluator.readers.look(cells), texts)
 
 
 def _plain_readings(evaluator: Evaluator, features: Features, requests: Sequence[Request]) -> list[Figure]:

@@ -47,10 +47,11 @@ def fit(lesson: Lesson, *, seed: int = 0, epochs: int = EPOCHS, progress: bool =
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps + 1, pct_start=0.1)
 
     def dropout(x: Tensor) -> Tensor:
-        return x * (torch.rand(x.shape, generator=draw) >= DROPOUT) / (1 - DROPOUT)
+        kept = torch.empty_like(x).bernoulli_(1 - DROPOUT, generator=draw)
+        return x * kept.mul_(1 / (1 - DROPOUT))
 
     order = torch.empty(0, dtype=torch.long)
-    for _ in tqdm(range(steps), desc="readers", unit="step", disable=not progress):
+    for _ in tqdm(range(steps), desc="readers", unit="step", disable=None if progress else True):
         if len(order) < batch:
             order = torch.randperm(count, generator=draw)
         index, order = order[:batch], order[batch:]
@@ -70,37 +71,35 @@ def _new_readers(lesson: Lesson, draw: torch.Generator) -> Readers:
         num_concepts=len(lesson.concept_text),
         generator=draw,
     )
-    for tower in (readers.style, readers.concept, readers.picture):
-        if tower is not None:
-            tower.standardize(lesson.cells)
-    if readers.concept_name is not None:
-        readers.concept_name.standardize(lesson.concept_text)
+    readers.trunk.standardize(lesson.cells)
+    readers.caption_trunk.standardize(lesson.caption_text)
+    if readers.name_trunk is not None:
+        readers.name_trunk.standardize(lesson.concept_text)
         readers.concept_text.copy_(lesson.concept_text)
         readers.concept_seen[lesson.concept.unique()] = True
-    readers.caption.standardize(lesson.caption_text)
     return readers
 
 
 def _loss(readers: Readers, lesson: Lesson, index: Tensor, dropout: Dropout, draw: torch.Generator) -> Tensor:
     """Cross-entropies of style, concept and, both ways, caption."""
-    cells = lesson.cells[index]
-    loss = _caption_loss(readers, lesson, index, dropout)
+    x = readers.look(lesson.cells[index], dropout)
+    loss = _caption_loss(readers, x, lesson, index, dropout)
     if readers.style is not None:
-        logits = readers.style_logits(cells, dropout)
+        logits = readers.style_logits(x)
         loss = loss + F.cross_entropy(logits, lesson.style[index], label_smoothing=LABEL_SMOOTHING, ignore_index=-1)
     if readers.concept is not None:
         known = torch.rand(len(lesson.concept_text), generator=draw) >= NAME_ONLY_PROB
-        scores = readers.concept_scores(cells, dropout, offset=known)
+        scores = readers.concept_scores(x, dropout, offset=known)
         # Concepts never seen in training are no wrong answers in training.
         scores = scores.masked_fill(~readers.concept_seen, -1e4)
         loss = loss + F.cross_entropy(scores, lesson.concept[index], ignore_index=-1)
     return loss
 
 
-def _caption_loss(readers: Readers, lesson: Lesson, index: Tensor, dropout: Dropout) -> Tensor:
+def _caption_loss(readers: Readers, x: Tensor, lesson: Lesson, index: Tensor, dropout: Dropout) -> Tensor:
     """Each picture finds its caption in the batch, each caption all its pictures (CLIP, Radford et al. 2021)."""
     captions, own = lesson.caption[index].unique(return_inverse=True)
-    scores = readers.caption_scores(lesson.cells[index], lesson.caption_text[captions], dropout)
+    scores = readers.caption_scores(x, lesson.caption_text[captions], dropout)
     pairs = own[:, None] == torch.arange(len(captions))  # [B, Q]
     by_picture = -scores.log_softmax(dim=1)[pairs].mean()
     by_caption = -scores.log_softmax(dim=0)[pairs].mean()

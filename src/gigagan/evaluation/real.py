@@ -132,7 +132,9 @@ def read_real(
         return cached
     pictures: list[Picture] = []
     parts: list[Features] = []
-    for start in tqdm(range(0, len(data), BATCH), desc="real pictures", unit="batch", disable=not progress):
+    for start in tqdm(
+        range(0, len(data), BATCH), desc="real pictures", unit="batch", disable=None if progress else True
+    ):
         samples = dict(_usable(data, range(start, min(start + BATCH, len(data)))))
         if samples:
             pictures += [_describe(index, sample) for index, sample in samples.items()]
@@ -150,7 +152,9 @@ def damaged_cells(
     """Cell features of COPIES damaged copies of pictures: one round of all after another."""
     draw = torch.Generator().manual_seed(seed)
     rounds: list[list[Tensor]] = [[] for _ in range(COPIES)]
-    for start in tqdm(range(0, len(pictures), BATCH), desc="damaged copies", unit="batch", disable=not progress):
+    for start in tqdm(
+        range(0, len(pictures), BATCH), desc="damaged copies", unit="batch", disable=None if progress else True
+    ):
         images = as_batch([data[picture.index].image for picture in pictures[start : start + BATCH]])
         for cells in rounds:
             cells.append(network(distort(images, draw)).cells)

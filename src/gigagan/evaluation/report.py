@@ -1,17 +1,11 @@
-"""Figures as a table, as JSON and as a sheet of pictures."""
+"""Figures as a table and as JSON, and what they mean."""
 
 import json
-import math
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from PIL import Image as PILImage
-
-from gigagan.errors import DataError
-from gigagan.evaluation.evaluate import Figure, Image
-from gigagan.evaluation.features import NAME, PERCEPTUAL_NAME, on_white
+from gigagan.evaluation.evaluate import Figure
+from gigagan.evaluation.features import NAME, PERCEPTUAL_NAME
 from gigagan.evaluation.real import COPIES
 
 PROTOCOL = {
@@ -44,29 +38,10 @@ def table(figures: Sequence[Figure]) -> str:
     return "\n".join(lines)
 
 
-def as_json(figures: Sequence[Figure], about: dict[str, Any]) -> str:
+def as_json(figures: Sequence[Figure], about: Mapping[str, Any]) -> str:
     """One JSON object: what was measured, how, and the figures by name."""
     listed = {f.name: {"value": f.value, "real": f.real, "chance": f.chance} for f in figures}
-    return json.dumps(about | {"protocol": PROTOCOL, "figures": listed}, indent=2) + "\n"
-
-
-def sheet(images: Sequence[Image], columns: int) -> Image:
-    """Pictures of one size in rows, in order, the last row filled up with white."""
-    rows = math.ceil(len(images) / columns)
-    height, width = images[0].shape[:2]
-    page = np.full((rows * height, columns * width, 3), 255, dtype=np.uint8)
-    for n, image in enumerate(images):
-        top, left = n // columns * height, n % columns * width
-        page[top : top + height, left : left + width] = on_white(image)
-    return page
-
-
-def save_sheet(path: Path, images: Sequence[Image], columns: int) -> None:
-    """Write a sheet as PNG. Raises DataError where that can't be done."""
-    try:
-        PILImage.fromarray(sheet(images, columns)).save(path, format="PNG")
-    except OSError as error:
-        raise DataError(f"{path}: can't be written ({error.strerror or error}); give another --sheet") from None
+    return json.dumps({**about, "protocol": PROTOCOL, "figures": listed}, indent=2) + "\n"
 
 
 def _text(figure: Figure, value: float | None) -> str:
