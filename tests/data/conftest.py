@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from gigagan.data import emoji
+from gigagan.data.emoji_names import slug
 from gigagan.data.shards import write_shards
 
 SUBGROUPS = ["food-fruit", "person-role", "lock", "time", "keycap", "country-flag"]
@@ -53,7 +54,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     _write(root / "names/en/data.json", entries)
     _write(root / "names/en/messages.json", {"subgroups": [{"order": i, "key": k} for i, k in enumerate(SUBGROUPS)]})
 
-    by_code = {code.replace("-FE0F", "").lower(): emoji.slug(label) for label, code, _, _ in LABELS}
+    by_code = {code.replace("-FE0F", "").lower(): slug(label) for label, code, _, _ in LABELS}
     _write(root / "flat/icons.json", _icons([name for name in by_code.values() if name != "grapes"]))
     _write(root / "flat/chars.json", by_code)
 
