@@ -7,6 +7,7 @@ trace checked functions).
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,3 +52,33 @@ def golden(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
         assert text == path.read_text(encoding="utf-8"), f"{path} is stale; run make goldens"
 
     return check
+
+
+@pytest.fixture(scope="session")
+def tiny_networks() -> Callable[[int], tuple[Any, Any]]:
+    """Builds a real G and D of 16 px for hashed words; seeded weights, none at a special value."""
+    from gigagan.config import AttentionConfig, DiscriminatorConfig, GeneratorConfig
+    from gigagan.models.discriminator import Discriminator
+    from gigagan.models.frozen import HashedText
+    from gigagan.models.generator import Generator
+
+    E = HashedText.feature_dim
+    attention = AttentionConfig(resolutions=(8,), depths=(1,), head_dim=16)
+    text: dict[str, Any] = {"text_layers": 1, "text_dim": 32, "text_heads": 2, "attention": attention}
+    sizes: dict[str, Any] = {"channel_base": 512, "channel_max": 32, "blocks": (1, 1, 1)}
+    G_cfg = GeneratorConfig(resolution=16, z_dim=16, w_dim=32, mapping_layers=2, num_filters=(2, 2, 1), **text, **sizes)
+    D_cfg = DiscriminatorConfig(head_channel_max=16, **text, **sizes)
+
+    def build(seed: int = 0) -> tuple[Generator, Discriminator]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            G = Generator(G_cfg, feature_dim=E).eval().requires_grad_(False)
+            D = Discriminator(D_cfg, resolution=16, feature_dim=E).eval().requires_grad_(False)
+            G.mapping.w_avg.normal_()
+            for network in (G, D):
+                for name, parameter in network.named_parameters():
+                    if name.endswith("bias"):
+                        parameter.add_(0.1 * torch.randn_like(parameter))
+        return G, D
+
+    return build

@@ -63,7 +63,7 @@ def captioned_sheet(images: Sequence[Image.Image], captions: Sequence[str], *, e
 
 
 def _font(labels: Sequence[str]) -> Font:
-    """Pillow's own font, which needs no file of the system; for more than ASCII one of the system's, if there is one."""
+    """Pillow's own font, which is always there; for more than ASCII one of the system's, if it has one."""
     if not all(label.isascii() for label in labels):
         for name in SYSTEM_FONTS:
             with suppress(OSError):
