@@ -87,7 +87,7 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, help_line) for name, (_, help_line) in self.lazy.items()])
 
 
-@click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, lazy=COMMANDS)
 @click.version_option(__version__, prog_name="gigagan", message="%(prog)s %(version)s")
 def cli() -> None:
     """GigaGAN, open: text to image with a GAN."""
