@@ -15,7 +15,11 @@ import pytest
 from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).parents[2]
-SHORT = " train.total_kimg=0.032 train.batch=16 train.batch_gpu=8"
+SHORT = " train.batch=16 train.batch_gpu=8"
+TUNE = (
+    "gigagan train emoji64 --run-dir runs/mine data.path=my-pictures init=src/gigagan/pretrained/emoji "
+    "train.freeze_D=2 train.total_kimg="
+)
 
 FEW = ("cat", "green-apple", "house", "rainbow", "red-apple", "rocket", "scissors", "star", "strawberry", "sunflower")
 
@@ -25,13 +29,19 @@ SCALE = {
             "gigagan data emoji --out data/emoji --resolution 64 --only " + ",".join(FEW)
         ),
         "gigagan train emoji64 --run-dir runs/emoji data.path=data/emoji": (
-            "gigagan train emoji64 --run-dir runs/emoji data.path=data/emoji" + SHORT
+            "gigagan train emoji64 --run-dir runs/emoji data.path=data/emoji train.total_kimg=0.032" + SHORT
         ),
         "gigagan evaluate runs/emoji/model --data data/emoji": (
             "gigagan evaluate runs/emoji/model --data data/emoji --num 18"
         ),
     },
-    "docs/your-data.md": {},
+    "docs/your-data.md": {
+        TUNE + "20": TUNE.replace("init=", f"init={ROOT}/") + "0.016" + SHORT,
+        TUNE + "40": TUNE.replace("init=", f"init={ROOT}/") + "0.032" + SHORT,
+        "gigagan evaluate runs/mine/model --data my-pictures": (
+            "gigagan evaluate runs/mine/model --data my-pictures --num 18"
+        ),
+    },
 }
 
 COLORS = {"red": (220, 50, 40), "green": (60, 170, 80), "blue": (60, 110, 220), "yellow": (240, 210, 60)}
@@ -88,10 +98,7 @@ def run(args: list[str], folder: Path) -> str:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("document", SCALE)
 def test_every_command_of_a_document_runs(document: str, tmp_path: Path) -> None:
-    (tmp_path / "draw.py").write_text(
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from pathlib import Path; from test_documents import draw; draw(Path(sys.argv[1]), int(sys.argv[2]))\n"
-    )
+    draw(tmp_path / "my-pictures", 200)
     small = dict(SCALE[document])
     for language, text in blocks(document):
         if language == "python":
