@@ -20,7 +20,9 @@ def fifteen(batch: int = 3) -> losses.Logits:
 
 def test_logistic_losses() -> None:
     logits = torch.randn(4, 1, 8, 8)
-    torch.testing.assert_close(losses.loss_real(logits).double(), softplus(-logits).mean((1, 2, 3)), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        losses.loss_real(logits).double(), softplus(-logits).mean((1, 2, 3)), rtol=1e-6, atol=1e-6
+    )
     torch.testing.assert_close(
         losses.loss_generated(logits).double(), softplus(logits).mean((1, 2, 3)), rtol=1e-6, atol=1e-6
     )
@@ -45,7 +47,9 @@ def test_every_level_counts(dropped: int) -> None:
     logits, weights = fifteen(), [0.33, 0.17, 0.17, 0.17, 0.17]
     full = losses.multi_scale(logits, losses.loss_real, level_weights=weights, intermediate_weight=0.01)
     less = [0.0 if i == dropped else w for i, w in enumerate(weights)]
-    assert not torch.allclose(full, losses.multi_scale(logits, losses.loss_real, level_weights=less, intermediate_weight=0.01))
+    assert not torch.allclose(
+        full, losses.multi_scale(logits, losses.loss_real, level_weights=less, intermediate_weight=0.01)
+    )
 
 
 def test_r1_of_a_linear_discriminator_is_its_weight_norm() -> None:
@@ -59,7 +63,9 @@ def test_r1_of_a_linear_discriminator_is_its_weight_norm() -> None:
 
 def test_r1_averages_a_logit_map_instead_of_summing_it() -> None:
     img = torch.randn(2, 1, 4, 4).requires_grad_()
-    one = losses.r1_penalty([{1: img.mean((1, 2, 3), keepdim=True)}], [img], level_weights=[1.0], intermediate_weight=0.0)
+    one = losses.r1_penalty(
+        [{1: img.mean((1, 2, 3), keepdim=True)}], [img], level_weights=[1.0], intermediate_weight=0.0
+    )
     same = losses.r1_penalty([{1: img}], [img], level_weights=[1.0], intermediate_weight=0.0)
     torch.testing.assert_close(one, same)
 

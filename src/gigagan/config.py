@@ -78,7 +78,7 @@ class TextConfig(Section):
     """The frozen text encoder."""
 
     encoder: Literal["minilm", "clip", "hashed"] = "minilm"
-    """minilm = all-MiniLM-L6-v2, in the package; clip = a CLIP text tower on disk; hashed = seeded vectors for tests."""
+    """minilm = all-MiniLM-L6-v2, in the package; clip = a CLIP text tower on disk; hashed = vectors for tests."""
     path: str = ""
     """Directory of the encoder's weights; empty = those in the package (minilm)."""
     max_tokens: int = Field(32, ge=4, le=512)
@@ -291,7 +291,11 @@ class RunConfig(Section):
     def _consistent(self) -> "RunConfig":
         G = self.generator
         _check_levels(
-            G.resolution, G.resolutions, self.discriminator.attention, "discriminator.", blocks=self.discriminator.blocks
+            G.resolution,
+            G.resolutions,
+            self.discriminator.attention,
+            "discriminator.",
+            blocks=self.discriminator.blocks,
         )
         if len(self.loss.level_weights) != len(G.resolutions):
             raise ValueError(
@@ -327,7 +331,7 @@ def load(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
         key, separator, value = override.partition("=")
         if not separator or not key:
             raise ConfigError(f"{override!r} isn't an override; write section.key=value")
-        _set(tree, key, _parse_value(override, value))
+        _set(tree, key, _parse_yaml(value, what=override) if value else "")
     return from_dict(tree)
 
 
@@ -346,31 +350,24 @@ def to_yaml(cfg: BaseModel) -> str:
 
 
 def _read_preset(preset: str) -> dict[str, Any]:
-    if preset.endswith((".yaml", ".yml")):
-        path = Path(preset)
-        if not path.is_file():
-            raise ConfigError(f"{preset}: no such file; give a preset ({', '.join(preset_names())}) or a .yaml file")
-        text = path.read_text(encoding="utf-8")
-    else:
+    path: Any = Path(preset)
+    if path.suffix not in (".yaml", ".yml"):
         if preset not in preset_names():
             raise ConfigError(f"{preset}: no such preset{_did_you_mean(preset, preset_names())}")
-        text = (resources.files("gigagan") / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{preset}: not YAML ({' '.join(str(error).split())})") from None
-    if tree is None:
-        return {}
+        path = resources.files("gigagan") / "presets" / f"{preset}.yaml"
+    elif not path.is_file():
+        raise ConfigError(f"{preset}: no such file; give a preset ({', '.join(preset_names())}) or a .yaml file")
+    tree = _parse_yaml(path.read_text(encoding="utf-8"), what=preset) or {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{preset}: holds a {type(tree).__name__}; expected sections such as `train:`")
     return tree
 
 
-def _parse_value(override: str, value: str) -> Any:
+def _parse_yaml(text: str, *, what: str) -> Any:
     try:
-        return yaml.safe_load(value) if value else ""
-    except yaml.YAMLError:
-        raise ConfigError(f"{override!r}: the value isn't YAML; quote it") from None
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{what}: not YAML ({' '.join(str(error).split())}); mend or quote it") from None
 
 
 def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
@@ -387,7 +384,9 @@ def _check_keys(tree: dict[str, Any], section: type[BaseModel], prefix: str = ""
     for key, value in tree.items():
         field = section.model_fields.get(str(key))
         if field is None:
-            raise ConfigError(f"{prefix}{key}: no such key{_did_you_mean(str(key), list(section.model_fields), prefix)}")
+            raise ConfigError(
+                f"{prefix}{key}: no such key{_did_you_mean(str(key), list(section.model_fields), prefix)}"
+            )
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             if not isinstance(value, dict):

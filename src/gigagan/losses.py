@@ -44,8 +44,10 @@ def multi_scale(
     return total
 
 
-def r1_penalty(logits: Logits, pyramid: list[Tensor], *, level_weights: Sequence[float], intermediate_weight: float) -> Tensor:
-    """mean_b sum_i |grad_{x_i} s_b|^2, s the weighted sum of logits averaged over positions; times gamma / 2 outside."""
+def r1_penalty(
+    logits: Logits, pyramid: list[Tensor], *, level_weights: Sequence[float], intermediate_weight: float
+) -> Tensor:
+    """mean_b sum_i |grad_{x_i} s_b|^2, s the weighted sum of averaged logits; times gamma / 2 outside."""
     # Unstated: which logits R1 takes the gradient of; the losses' own weighted sum of averaged logits.
     score = multi_scale(
         logits,

@@ -19,7 +19,7 @@ def reference(layer: AdaptiveConv, x: Tensor, w: Tensor) -> Tensor:
             kernel = bank[0]
         else:
             a = torch.softmax(affine(layer.to_select, wi), dim=0)
-            kernel = sum(a[n] * bank[n] for n in range(len(bank)))
+            kernel = torch.stack([a[n] * bank[n] for n in range(len(bank))]).sum(dim=0)
         kernel = kernel * affine(layer.to_scale, wi)[None, :, None, None]
         if layer.demodulate:
             kernel = kernel / (kernel.square().sum(dim=(1, 2, 3), keepdim=True) + 1e-8).sqrt()
@@ -33,6 +33,7 @@ def reference(layer: AdaptiveConv, x: Tensor, w: Tensor) -> Tensor:
 
 
 def affine(layer: EqualLinear, x: Tensor) -> Tensor:
+    assert layer.bias is not None
     return layer.weight @ x / math.sqrt(layer.weight.shape[1]) + layer.bias
 
 
@@ -53,7 +54,9 @@ def zero_insertion_upsample(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("demodulate", [True, False])
 @pytest.mark.parametrize("up", [True, False])
 @pytest.mark.parametrize("grad", [True, False])
-def test_adaptive_conv_is_equation_1_and_2(num_filters: int, kernel: int, demodulate: bool, up: bool, grad: bool) -> None:
+def test_adaptive_conv_is_equation_1_and_2(
+    num_filters: int, kernel: int, demodulate: bool, up: bool, grad: bool
+) -> None:
     torch.manual_seed(0)
     layer = AdaptiveConv(
         5, 4, style_dim=6, kernel=kernel, num_filters=num_filters, demodulate=demodulate, up=up, activation=True

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from gigagan import config
 from gigagan.config import DiscriminatorConfig, GeneratorConfig
-from gigagan.models.discriminator import Discriminator
+from gigagan.models.discriminator import Discriminator, Head
 from gigagan.models.frozen import HashedText, TextFeatures
 from gigagan.models.generator import Generator
 from gigagan.models.layers import AdaptiveConv
@@ -28,7 +28,13 @@ G_CONFIG = GeneratorConfig(
     attention=ATTENTION,
 )
 D_CONFIG = DiscriminatorConfig(
-    text_layers=1, text_dim=16, text_heads=2, channel_base=256, channel_max=16, blocks=(1, 1, 2, 1, 1), attention=ATTENTION
+    text_layers=1,
+    text_dim=16,
+    text_heads=2,
+    channel_base=256,
+    channel_max=16,
+    blocks=(1, 1, 2, 1, 1),
+    attention=ATTENTION,
 )
 PROMPTS = ["a red apple", "a flat icon of a small green house", "two cats"]
 
@@ -84,22 +90,24 @@ def test_no_level_reaches_another_level(D: Discriminator, features: TextFeatures
 def test_gradients_of_one_rgb_stay_below_its_level(G: Generator, features: TextFeatures) -> None:
     """Levels accumulate upwards: the 8 px picture depends on toRGB of 4 and 8 px and on no later one."""
     pyramid = G(torch.randn(3, 8), features)
-    weights = {name: level.to_rgb.bank for name, level in G.synthesis.levels.items()}
-    gradients = torch.autograd.grad(pyramid[3].sum(), list(weights.values()), allow_unused=True)
+    weights = [p for name, p in G.named_parameters() if name.endswith("to_rgb.bank")]
+    gradients = torch.autograd.grad(pyramid[3].sum(), weights, allow_unused=True)
     assert [g is not None for g in gradients] == [True, True, False, False, False]
 
 
-def test_text_reaches_every_logit_and_the_unconditional_branch_ignores_it(D: Discriminator, features: TextFeatures) -> None:
+def test_text_reaches_every_logit_and_the_unconditional_branch_ignores_it(
+    D: Discriminator, features: TextFeatures
+) -> None:
     pyramid = pyramid_of(3)
     rolled = TextFeatures(features.tokens.roll(1, 0), features.mask.roll(1, 0), features.global_index)
     for own, other in zip(D(pyramid, features), D(pyramid, rolled), strict=True):
         for j in own:
             assert not torch.allclose(own[j], other[j])
     head = next(iter(D.heads.values()))
+    assert isinstance(head, Head)
     with torch.no_grad():
-        for layer in head.psi:
-            layer.bank.zero_()
-            layer.bias.zero_()
+        for parameter in head.psi.parameters():
+            parameter.zero_()
     x = torch.randn(3, 8, 4, 4)
     torch.testing.assert_close(head(x, torch.randn(3, 16)), head(x, torch.randn(3, 16)))
 
@@ -126,7 +134,7 @@ def test_a_picture_does_not_depend_on_its_batch(G: Generator, features: TextFeat
 
 def test_every_parameter_learns(G: Generator, D: Discriminator, features: TextFeatures) -> None:
     logits = D(G(torch.randn(3, 8), features), features)
-    sum(v.square().mean() for level in logits for v in level.values()).backward()  # type: ignore[union-attr]
+    torch.stack([v.square().mean() for level in logits for v in level.values()]).sum().backward()
     for network in (G, D):
         idle = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
         assert not idle

@@ -14,7 +14,9 @@ import click
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps; auto = the fastest found.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Same as train.dtype=...")
 @click.option("--dry-run", is_flag=True, help="Print the resolved configuration and stop.")
-def train(preset: str, overrides: tuple[str, ...], run_dir: Path, device: str, dtype: str | None, dry_run: bool) -> None:
+def train(
+    preset: str, overrides: tuple[str, ...], run_dir: Path, device: str, dtype: str | None, dry_run: bool
+) -> None:
     """Train PRESET (a name or a .yaml file) with KEY=VALUE overrides.
 
     The same command again goes on where the run stopped. `gigagan config PRESET` lists every key.

@@ -140,9 +140,7 @@ class Discriminator(nn.Module):
                 num_layers=cfg.head_layers,
             )
 
-    def forward(
-        self, pyramid: list[Tensor], features: TextFeatures, dtype: torch.dtype = torch.float32
-    ) -> Logits:
+    def forward(self, pyramid: list[Tensor], features: TextFeatures, dtype: torch.dtype = torch.float32) -> Logits:
         return self.judge(self.phi(pyramid, dtype=dtype), self.text(features).t_global)
 
     def phi(self, pyramid: list[Tensor], dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -151,6 +149,7 @@ class Discriminator(nn.Module):
         exits: list[Tensor] = []
         x: Tensor | None = None
         for img, stage in zip(pyramid, self.stages.values(), strict=True):
+            assert isinstance(stage, Stage)
             entering = stage.from_rgb(img.to(dtype).contiguous(memory_format=torch.channels_last))
             x = stage(entering if x is None else torch.cat([x, entering]))
             exits.append(x)

@@ -113,7 +113,6 @@ class SynthesisLevel(nn.Module):
         )
         # Unstated: toRGB has one filter and no demodulation.
         self.to_rgb = AdaptiveConv(channels, 3, style_dim=cfg.w_dim, kernel=1, demodulate=False)
-        self.num_ws = 1 + len(self.blocks)
 
     def forward(
         self,
@@ -138,7 +137,8 @@ class SynthesisNetwork(nn.Module):
         self.input = nn.Parameter(torch.randn(1, cfg.channels(4), 4, 4))
         # Names carry the resolution, so a state dict reads as the architecture and a larger model finds its levels.
         self.levels = nn.ModuleDict({f"{r}x{r}": SynthesisLevel(cfg, r) for r in cfg.resolutions})
-        self.num_ws = sum(int(level.num_ws) for level in self.levels.values())
+        self.blocks = cfg.blocks
+        self.num_ws = sum(cfg.blocks)
 
     def forward(
         self,
@@ -151,12 +151,12 @@ class SynthesisNetwork(nn.Module):
         t_local = t_local.to(dtype)
         pyramid: list[Tensor] = []
         start = 0
-        for level in self.levels.values():
-            x, rgb = level(x, ws[:, start : start + level.num_ws], t_local, text_mask)
+        for level, num_blocks in zip(self.levels.values(), self.blocks, strict=True):
+            x, rgb = level(x, ws[:, start : start + num_blocks], t_local, text_mask)
             # Unstated: levels accumulate, as StyleGAN2's skip generator; summed in float32.
             rgb = rgb.to(torch.float32)
             pyramid.insert(0, rgb if not pyramid else rgb + upsample(pyramid[0]))
-            start += level.num_ws
+            start += num_blocks
         return pyramid
 
 
@@ -167,9 +167,7 @@ class Generator(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.feature_dim = feature_dim
-        self.text = TextTransformer(
-            feature_dim, dim=cfg.text_dim, num_layers=cfg.text_layers, num_heads=cfg.text_heads
-        )
+        self.text = TextTransformer(feature_dim, dim=cfg.text_dim, num_layers=cfg.text_layers, num_heads=cfg.text_heads)
         self.mapping = MappingNetwork(cfg.z_dim, cfg.text_dim, cfg.w_dim, num_layers=cfg.mapping_layers)
         self.synthesis = SynthesisNetwork(cfg)
 

@@ -199,7 +199,9 @@ class AdaptiveConv(nn.Module):
 
     def _grouped_form(self, x: Tensor, select: Tensor) -> Tensor:
         B, _, H, W = x.shape
-        kernel = (select.to(x.dtype) @ self.bank.flatten(1).to(x.dtype)).view(-1, *self.bank.shape[2:])  # [B O, I, k, k]
+        kernel = (select.to(x.dtype) @ self.bank.flatten(1).to(x.dtype)).view(
+            -1, *self.bank.shape[2:]
+        )  # [B O, I, k, k]
         y = F.conv2d(x.reshape(1, -1, H, W), kernel, padding=kernel.shape[-1] // 2, groups=B)
         return y.view(B, -1, H, W)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from gigagan import checkpoint, dist
 from gigagan.augment import Augmentation
@@ -18,10 +17,10 @@ from gigagan.config import RunConfig, to_yaml
 from gigagan.data.dataset import CaptionedImages, open_dataset, packaged_pictures
 from gigagan.data.features import CaptionFeatures
 from gigagan.data.loader import Batch, batches
-from gigagan.errors import CheckpointError, ConfigError
+from gigagan.errors import ConfigError
 from gigagan.grid import labelled_grid
 from gigagan.losses import mismatched
-from gigagan.models.frozen import TextEncoder, build_text_encoder
+from gigagan.models.frozen import TextEncoder, TextFeatures, build_text_encoder
 from gigagan.pipeline import Pipeline
 from gigagan.training.state import TrainState, grow_from, updating
 from gigagan.training.stats import Stats
@@ -30,6 +29,21 @@ from gigagan.training.steps import MicroBatch, discriminator_step, generator_ste
 log = logging.getLogger(__name__)
 
 GRID_SEEDS = (0, 1, 2, 3)
+# What a run may change between its parts: how far it goes, where its data lies, how often it reports.
+FREE_KEYS = (
+    "init",
+    "path",
+    "features",
+    "num_workers",
+    "total_kimg",
+    "batch_gpu",
+    "kimg_per_tick",
+    "max_sec_per_tick",
+    "snapshot_ticks",
+    "checkpoint_ticks",
+    "keep_checkpoints",
+    "grid_prompts",
+)
 
 
 def train(cfg: RunConfig, run_dir: Path, *, device: torch.device) -> None:
@@ -38,7 +52,9 @@ def train(cfg: RunConfig, run_dir: Path, *, device: torch.device) -> None:
     Writes run_dir/{config.yaml, stats.jsonl, tensorboard/, checkpoints/, grids/, model/}; `model` is the newest
     snapshot, a model directory with the running average of G (and D, to train on from).
     """
-    dataset = open_dataset(cfg.data.path or packaged_pictures(), split=cfg.data.split, resolution=cfg.generator.resolution)
+    dataset = open_dataset(
+        cfg.data.path or packaged_pictures(), split=cfg.data.split, resolution=cfg.generator.resolution
+    )
     torch.manual_seed(cfg.train.seed)  # the networks' first weights
     encoder = build_text_encoder(cfg.text, device)
     state = TrainState(cfg, feature_dim=encoder.feature_dim, device=device)
@@ -76,7 +92,10 @@ def train(cfg: RunConfig, run_dir: Path, *, device: torch.device) -> None:
             state.update_ema()
             state.nimg += cfg.train.batch
 
-            if stats.images(state.nimg) >= cfg.train.kimg_per_tick * 1000 or stats.seconds() >= cfg.train.max_sec_per_tick:
+            if (
+                stats.images(state.nimg) >= cfg.train.kimg_per_tick * 1000
+                or stats.seconds() >= cfg.train.max_sec_per_tick
+            ):
                 stats.tick(state.nimg, {"Progress/bad_samples": float(stream.bad.count)})
                 ticks += 1
                 if ticks % cfg.train.checkpoint_ticks == 0:
@@ -91,7 +110,9 @@ def train(cfg: RunConfig, run_dir: Path, *, device: torch.device) -> None:
     stats.close()
 
 
-def _step(state: TrainState, batch: Batch, features: CaptionFeatures, stats: Stats, batch_gpu: int) -> None:
+def _step(
+    state: TrainState, batch: Batch, features: CaptionFeatures[TextFeatures], stats: Stats, batch_gpu: int
+) -> None:
     """One optimizer step of D, then one of G."""
     cfg = state.cfg
     share = batch_gpu / cfg.train.batch
@@ -114,7 +135,7 @@ def _step(state: TrainState, batch: Batch, features: CaptionFeatures, stats: Sta
 
 
 def _micro_batches(
-    state: TrainState, batch: Batch, features: CaptionFeatures, batch_gpu: int, *, phase: int
+    state: TrainState, batch: Batch, features: CaptionFeatures[TextFeatures], batch_gpu: int, *, phase: int
 ) -> Iterator[MicroBatch]:
     """The batch in parts. Randomness is a function of (seed, rank, images seen, phase) and is drawn for the whole
     batch at once, so neither a restart nor the size of the parts changes it."""
@@ -177,11 +198,8 @@ def _write_config(cfg: RunConfig, run_dir: Path) -> None:
 
 
 def _changed_lines(old: str, new: str) -> list[str]:
-    # What a run may change between its parts: how far it goes, where its data lies, how often it reports.
-    free = ("total_kimg", "path", "features", "num_workers", "kimg_per_tick", "max_sec_per_tick", "batch_gpu")
-    free += ("snapshot_ticks", "checkpoint_ticks", "keep_checkpoints", "grid_prompts", "init")
     pairs = zip(old.splitlines(), new.splitlines(), strict=False)
-    return [f"was {a.strip()}, now {b.strip()}" for a, b in pairs if a != b and not a.strip().startswith(free)]
+    return [f"was {a.strip()}, now {b.strip()}" for a, b in pairs if a != b and not a.strip().startswith(FREE_KEYS)]
 
 
 def _save_state(state: TrainState, run_dir: Path) -> None:

@@ -22,9 +22,9 @@ class TrainState:
         self.device = device
         self.nimg = 0
         self.G = Generator(cfg.generator, feature_dim=feature_dim).to(device)
-        self.D = Discriminator(
-            cfg.discriminator, resolution=cfg.generator.resolution, feature_dim=feature_dim
-        ).to(device)
+        self.D = Discriminator(cfg.discriminator, resolution=cfg.generator.resolution, feature_dim=feature_dim).to(
+            device
+        )
         self.G_ema = Generator(cfg.generator, feature_dim=feature_dim).to(device).requires_grad_(False).eval()
         self.G_ema.load_state_dict(self.G.state_dict())
         _freeze_stages(self.D, cfg.train.freeze_D)
@@ -47,9 +47,10 @@ class TrainState:
 
     @torch.no_grad()
     def update_ema(self) -> None:
-        """Move G_ema towards G; half-life cfg.train.ema_kimg."""
-        decay = ema_decay(self.cfg.train.batch, self.cfg.train.ema_kimg)
-        ours, theirs = list(self.G_ema.parameters()), list(self.G.parameters())
+        """Move G_ema towards G; half-life cfg.train.ema_kimg, at first shorter: a twentieth of the run so far."""
+        decay = ema_decay(self.cfg.train.batch, min(self.cfg.train.ema_kimg, (self.nimg + 1) / 20_000))
+        ours: list[Tensor] = list(self.G_ema.parameters())
+        theirs: list[Tensor] = list(self.G.parameters())
         torch._foreach_lerp_(ours, theirs, 1 - decay)
         for mine, other in zip(self.G_ema.buffers(), self.G.buffers(), strict=True):
             mine.copy_(other)
@@ -155,8 +156,6 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module, tensor
         name, _, slot = key.rpartition("/")
         if name not in parameters:
             raise CheckpointError(f"optimizer state of {name}: this configuration has no such parameter")
-        state.setdefault(parameters[name], {})[slot] = value.to(
-            parameters[name].device if slot != "step" else "cpu"
-        ).clone()
+        state.setdefault(parameters[name], {})[slot] = value.to(parameters[name].device)
     optimizer.state.clear()
     optimizer.state.update(state)

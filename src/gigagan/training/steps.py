@@ -96,9 +96,7 @@ def generator_step(state: TrainState, batch: MicroBatch, *, share: float) -> Sta
 
     if loss.match_weight_G:
         # Unstated: G's side of the matching loss; the non-saturating counterpart of D's (paper.md 5.2, reading A).
-        pairs = _sum(
-            state.D.judge(exits, t_D[batch.other]), losses.loss_real, loss, loss.intermediate_match_weight
-        )
+        pairs = _sum(state.D.judge(exits, t_D[batch.other]), losses.loss_real, loss, loss.intermediate_match_weight)
         match = losses.mean_where(pairs, batch.has_other)
         total = total + loss.match_weight_G * match
         stats["Loss/G/match"] = match.detach()

@@ -1,0 +1,134 @@
+"""A run as a user sees it: it trains, logs, saves, goes on where it stopped, and says what is wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from gigagan import checkpoint, config
+from gigagan.errors import CheckpointError, ConfigError, DataError, GigaGANError
+from gigagan.training import loop
+from gigagan.training.loop import train
+from gigagan.training.state import TrainState
+from gigagan.training.stats import Stats
+from gigagan.training.steps import MicroBatch, discriminator_step
+
+CPU = torch.device("cpu")
+SHORT = ("train.batch=8", "train.batch_gpu=8", "train.kimg_per_tick=0.1", "train.keep_checkpoints=5")
+
+
+def run(run_dir: Path, *overrides: str) -> None:
+    train(config.load("tiny", (*SHORT, *overrides)), run_dir, device=CPU)
+
+
+def tensors(run_dir: Path) -> dict[str, dict[str, torch.Tensor]]:
+    state = checkpoint.latest_state(run_dir)
+    assert state is not None
+    return state.tensors
+
+
+def test_a_run_leaves_what_people_look_for(tmp_path: Path) -> None:
+    run(tmp_path, "train.total_kimg=0.2", "train.snapshot_ticks=1")
+    rows = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
+    assert rows[-1]["Progress/kimg"] == 0.2
+    assert all(isinstance(v, float) for row in rows for v in row.values())
+    assert {"Loss/D/adv", "Loss/D/match", "Loss/D/r1", "Loss/G/adv", "Timing/images_per_sec"} <= set(rows[0])
+    assert list((tmp_path / "grids").glob("*.png"))
+    assert (tmp_path / "config.yaml").is_file()
+    assert list((tmp_path / "tensorboard").iterdir())
+    model = checkpoint.load_model(tmp_path / "model")
+    assert model.discriminator is not None
+    assert config.load(str(tmp_path / "config.yaml")).train.batch == 8
+
+
+def test_a_restart_changes_nothing(tmp_path: Path) -> None:
+    run(tmp_path / "whole", "train.total_kimg=0.4")
+    run(tmp_path / "parts", "train.total_kimg=0.2")
+    run(tmp_path / "parts", "train.total_kimg=0.4")
+    whole, parts = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
+    assert whole.keys() == parts.keys() == {"G", "D", "G_ema", "opt_G", "opt_D"}
+    for component, named in whole.items():
+        assert named.keys() == parts[component].keys()
+        for name, value in named.items():
+            assert torch.equal(value, parts[component][name]), f"{component}: {name}"
+
+
+def test_smaller_micro_batches_draw_the_same_pictures(tmp_path: Path) -> None:
+    """batch_gpu only splits the work (without the matching loss, whose pairs are found within a micro-batch)."""
+    same = ("train.total_kimg=0.008", "loss.match_weight_D=0", "loss.match_weight_G=0", "loss.r1_share=1")
+    run(tmp_path / "a", *same)
+    run(tmp_path / "b", *same, "train.batch_gpu=4")
+    a, b = (json.loads((tmp_path / name / "stats.jsonl").read_text()) for name in ("a", "b"))
+    for name in ("Loss/D/adv", "Loss/D/r1", "Scores/real", "Scores/gen", "Loss/G/paired_l1"):
+        assert a[name] == pytest.approx(b[name], rel=1e-4), name
+
+
+def test_memory_running_out_halves_the_micro_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def hungry(state: TrainState, batch: MicroBatch, *, share: float, r1: bool) -> object:
+        sizes.append(len(batch.img))
+        if len(batch.img) > 4:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 1 GiB")
+        return discriminator_step(state, batch, share=share, r1=r1)
+
+    monkeypatch.setattr(loop, "discriminator_step", hungry)
+    run(tmp_path, "train.total_kimg=0.016")
+    assert sizes == [8, 4, 4, 4, 4]
+
+
+def test_another_configuration_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, "train.total_kimg=0.016")
+    with pytest.raises(ConfigError, match=r"lr: 0\.0025, now lr: 0\.001"):
+        run(tmp_path, "train.total_kimg=0.032", "optim_G.lr=0.001")
+
+
+def test_init_takes_the_tensors_that_fit(tmp_path: Path) -> None:
+    run(tmp_path / "base", "train.total_kimg=0.016")
+    grown = ["generator.resolution=32", "generator.blocks=[1,1,1,1]", "generator.num_filters=[2,2,1,1]"]
+    grown += ["discriminator.blocks=[1,1,1,1]", "loss.level_weights=[0.4,0.2,0.2,0.2]"]
+    cfg = config.load("tiny", (*SHORT, *grown, f"init={tmp_path / 'base' / 'model'}"))
+    state = TrainState(cfg, feature_dim=32, device=CPU)
+    loop._restore_or_init(state, tmp_path / "new")
+    old = checkpoint.load_model(tmp_path / "base" / "model")
+    assert old.discriminator is not None
+    for name, value in old.generator.state_dict().items():
+        assert torch.equal(state.G.state_dict()[name], value)
+        assert torch.equal(state.G_ema.state_dict()[name], value)
+    name = "stages.16x16.from_rgb.weight"
+    assert torch.equal(state.D.state_dict()[name], old.discriminator.state_dict()[name])
+
+
+def test_a_state_of_another_shape_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, "train.total_kimg=0.016")
+    cfg = config.load("tiny", (*SHORT, "generator.w_dim=16"))
+    with pytest.raises(CheckpointError, match=r"G doesn't fit this configuration: .* instead of"):
+        loop._restore_or_init(TrainState(cfg, feature_dim=32, device=CPU), tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    stats = Stats(tmp_path, total_kimg=1)
+    stats.start(0)
+    stats.add({"Loss/G/adv": torch.tensor(float("nan"))})
+    with pytest.raises(GigaGANError, match=r"Loss/G/adv isn't finite at 0\.010 kimg"):
+        stats.tick(10, {})
+    stats.close()
+
+
+def test_missing_data_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file or folder"):
+        run(tmp_path / "run", f"data.path={tmp_path / 'absent'}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_learning_rate_warms_up() -> None:
+    cfg = config.load("tiny", (*SHORT, "optim_G.warmup_kimg=0.08"))
+    state = TrainState(cfg, feature_dim=32, device=CPU)
+    rates = []
+    for _ in range(12):
+        loop._set_learning_rate(state)
+        rates.append(max(group["lr"] for group in state.opt_G.param_groups))
+        state.nimg += 8
+    assert rates[0] == pytest.approx(0.00025)
+    assert rates[9:] == [0.0025] * 3

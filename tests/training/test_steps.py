@@ -1,0 +1,168 @@
+"""What a step teaches: own captions real, others' captions fake, one network at a time."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gigagan import config, losses
+from gigagan.augment import Augmentation
+from gigagan.config import RunConfig
+from gigagan.data.dataset import open_dataset
+from gigagan.data.features import CaptionFeatures
+from gigagan.data.loader import batches
+from gigagan.models.frozen import HashedText
+from gigagan.training import loop, steps
+from gigagan.training.state import TrainState, updating
+from gigagan.training.steps import MicroBatch
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def cfg() -> RunConfig:
+    return config.load("tiny", ["train.batch=8", "train.batch_gpu=4", "augment.prob=0", "loss.r1_interval=1"])
+
+
+@pytest.fixture
+def state(cfg: RunConfig) -> TrainState:
+    torch.manual_seed(0)
+    return TrainState(cfg, feature_dim=HashedText.feature_dim, device=CPU)
+
+
+def micro_batch(captions: list[str], cfg: RunConfig) -> MicroBatch:
+    generator = torch.Generator().manual_seed(0)
+    B = len(captions)
+    other, has_other = losses.mismatched(captions, generator)
+    return MicroBatch(
+        img=torch.randint(0, 256, (B, 3, 16, 16), dtype=torch.uint8, generator=generator),
+        captions=captions,
+        features=HashedText(max_tokens=16).encode(captions),
+        z=torch.randn(B, cfg.generator.z_dim, generator=generator),
+        augmentation=Augmentation.draw(cfg.augment, B, generator, CPU),
+        other=other,
+        has_other=has_other,
+    )
+
+
+def test_a_real_picture_travels_with_its_own_caption(cfg: RunConfig, state: TrainState, tmp_path: Path) -> None:
+    """From files through loader and micro-batches: the gray level of each picture names its caption."""
+    lines = []
+    for k in range(20):
+        Image.fromarray(np.full((16, 16, 3), 10 * k, np.uint8)).save(tmp_path / f"{k}.png")
+        lines.append(f'{{"file_name": "{k}.png", "text": "picture {k}"}}')
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    dataset = open_dataset(tmp_path, split="train", resolution=16)
+    features = CaptionFeatures(HashedText(max_tokens=16))
+    stream = batches(cfg.data, dataset, resolution=16, batch=8, seed=3, start_nimg=0)
+    for _ in range(5):
+        for micro in loop._micro_batches(state, next(stream), features, 4, phase=0):
+            named = [int(caption.split()[1]) for caption in micro.captions]
+            assert (micro.img[:, 0, 0, 0] // 10).tolist() == named
+            torch.testing.assert_close(
+                micro.features.tokens, HashedText(max_tokens=16).encode(micro.captions).tokens, atol=2e-3, rtol=1e-3
+            )
+            assert all(micro.captions[int(o)] != micro.captions[b] for b, o in enumerate(micro.other))
+
+
+def test_d_learns_own_captions_real_and_others_fake(cfg: RunConfig, state: TrainState) -> None:
+    """Train D alone on fixed pictures: real scores high with its caption, low with another's, generated low."""
+    batch = micro_batch(["one red", "two green", "three blue", "four gray"], cfg)
+    for _ in range(60):
+        with updating(state.D, state.opt_D):
+            state.opt_D.zero_grad()
+            stats = steps.discriminator_step(state, batch, share=1.0, r1=False)
+            state.opt_D.step()
+    assert stats["Scores/real"] > 1
+    assert stats["Scores/gen"] < -1
+    assert stats["Scores/mismatched"] < stats["Scores/real"] - 1
+
+
+def test_swapped_captions_are_caught(cfg: RunConfig, state: TrainState) -> None:
+    """Sabotage: were the 'mismatched' captions the pictures' own, D could not tell the two apart."""
+    honest = micro_batch(["one red", "two green", "three blue", "four gray"], cfg)
+    sabotaged = dataclasses.replace(honest, other=torch.arange(4))
+    for _ in range(60):
+        with updating(state.D, state.opt_D):
+            state.opt_D.zero_grad()
+            stats = steps.discriminator_step(state, sabotaged, share=1.0, r1=False)
+            state.opt_D.step()
+    assert abs(stats["Scores/mismatched"] - stats["Scores/real"]) < 0.1
+
+
+def test_only_the_network_whose_turn_it_is_collects_gradients(cfg: RunConfig, state: TrainState) -> None:
+    batch = micro_batch(["a", "b", "c", "d"], cfg)
+    with updating(state.D, state.opt_D):
+        steps.discriminator_step(state, batch, share=1.0, r1=True)
+    assert all(p.grad is None for p in state.G.parameters())
+    assert all(p.grad is not None for p in state.D.parameters())
+    state.opt_D.zero_grad()
+    with updating(state.G, state.opt_G):
+        steps.generator_step(state, batch, share=1.0)
+    assert all(p.grad is None for p in state.D.parameters())
+    idle = [n for n, p in state.G.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not idle
+
+
+def test_generator_step_raises_the_scores_of_its_pictures(cfg: RunConfig, state: TrainState) -> None:
+    batch = micro_batch(["a", "b", "c", "d"], cfg)
+    first = steps.generator_step
+    values = []
+    for _ in range(20):
+        with updating(state.G, state.opt_G):
+            state.opt_G.zero_grad()
+            values.append(float(first(state, batch, share=1.0)["Loss/G/adv"]))
+            state.opt_G.step()
+    assert values[-1] < values[0] * 0.8
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(cfg: RunConfig, state: TrainState) -> None:
+    whole = micro_batch([f"caption {k}" for k in range(8)], cfg)
+    no_match = config.load("tiny", ["loss.match_weight_D=0", "augment.prob=0"])  # pairs are drawn within a micro-batch
+    state.cfg = no_match
+    parts = [
+        dataclasses.replace(
+            whole,
+            img=whole.img[p],
+            captions=whole.captions[p],
+            features=type(whole.features)(
+                whole.features.tokens[p], whole.features.mask[p], whole.features.global_index[p]
+            ),
+            z=whole.z[p],
+            augmentation=whole.augmentation.part(p),
+            other=torch.arange(4),
+            has_other=torch.ones(4, dtype=torch.bool),
+        )
+        for p in (slice(0, 4), slice(4, 8))
+    ]
+    gradients = []
+    for batch_parts, share in (([whole], 1.0), (parts, 0.5)):
+        with updating(state.D, state.opt_D):
+            state.opt_D.zero_grad()
+            for part in batch_parts:
+                steps.discriminator_step(state, part, share=share, r1=True)
+            gradients.append([p.grad.clone() for p in state.D.parameters() if p.grad is not None])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_frozen_stages_stay(cfg: RunConfig) -> None:
+    frozen = TrainState(config.load("tiny", ["train.freeze_D=1"]), feature_dim=HashedText.feature_dim, device=CPU)
+    with updating(frozen.D, frozen.opt_D):
+        steps.discriminator_step(frozen, micro_batch(["a", "b"], cfg), share=1.0, r1=False)
+    finest, *rest = frozen.D.stages.values()
+    assert all(p.grad is None for p in finest.parameters())
+    assert all(p.grad is not None for stage in rest for p in stage.parameters())
+
+
+def test_optimizer_groups(state: TrainState) -> None:
+    """Attention decays by 0.01, all else by 1e-5; lazy R1 shrinks D's rate."""
+    attention = {id(p) for n, p in state.G.named_parameters() if "attention" in n}
+    for group in state.opt_G.param_groups:
+        assert group["weight_decay"] == (0.01 if id(group["params"][0]) in attention else 1e-5)
+        assert {id(p) in attention for p in group["params"]} == {id(group["params"][0]) in attention}
+    assert state.opt_D.param_groups[0]["lr"] == pytest.approx(0.0025 / 2)
+    assert state.opt_G.param_groups[0]["betas"] == (0.0, 0.99)
