@@ -79,7 +79,6 @@ class _Prompt:
 
     condition: TextCondition
     w_mean: Tensor
-    num_tokens: int
 
 
 class Pipeline:
@@ -186,7 +185,7 @@ class Pipeline:
 
     def cut(self, prompt: str) -> str:
         """What to say of a prompt that is longer than the encoder takes; empty where it isn't."""
-        count, most = self._encode(prompt).num_tokens, self.text_encoder.max_tokens
+        count, most = self.text_encoder.count_tokens(prompt), self.text_encoder.max_tokens
         if count <= most:
             return ""
         short = prompt if len(prompt) <= 60 else f"{prompt[:57]}..."
@@ -216,7 +215,7 @@ class Pipeline:
             condition: TextCondition = self.generator.text(self.text_encoder.encode([prompt]).to(self.device))
             z = latent(MEAN_SEED, self.generator.cfg.z_dim, count=MEAN_SAMPLES).to(self.device)
             w = self.generator.mapping(z, condition.t_global.expand(MEAN_SAMPLES, -1))
-        encoded = _Prompt(condition, w.mean(dim=0, keepdim=True), self.text_encoder.count_tokens(prompt))
+        encoded = _Prompt(condition, w.mean(dim=0, keepdim=True))
         self._prompts[prompt] = encoded
         if len(self._prompts) > CACHED_PROMPTS:
             self._prompts.popitem(last=False)

@@ -1,0 +1,275 @@
+"""gigagan generate and show: files that say how to draw them again, one line for a mistake, nothing half written."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gigagan import cli
+from gigagan.cli.generate import parse_seeds, slug
+from gigagan.errors import ConfigError, DataError
+from gigagan.grid import captioned_sheet, labelled_grid
+from gigagan.metadata import PictureInfo, png_bytes, read_info
+from gigagan.models.frozen import HashedText
+from gigagan.pipeline import Pipeline
+
+CapSys = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_networks: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:  # type: ignore[type-arg]
+    path = tmp_path_factory.mktemp("models") / "model"
+    return Pipeline(tiny_networks(0)[0], HashedText(max_tokens=12)).save_pretrained(path)
+
+
+@pytest.fixture
+def run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: CapSys) -> Callable[..., list[str]]:
+    """Runs `gigagan generate`, returns the lines of its output."""
+    monkeypatch.chdir(tmp_path)
+
+    def generate(*args: str, code: int = 0) -> list[str]:
+        assert cli.run(["generate", "--model", str(model), *args]) == code
+        out, err = capsys.readouterr()
+        assert code == 0 or len(err.splitlines()) == 1, err
+        return out.splitlines() if code == 0 else [err]
+
+    return generate
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def opened(path: Path | str) -> Image.Image:
+    with Image.open(path) as image:
+        image.load()
+        return image
+
+
+# Files.
+
+
+def test_each_prompt_with_each_seed(run: Callable[..., list[str]], tmp_path: Path) -> None:
+    (tmp_path / "more.txt").write_text("\ufeffThe third, of more!\n\n  x  \n", encoding="utf-8")
+    told = run("a red apple", "x", "--prompts", "more.txt", "--seeds", "0,2-3", "--out", "some/where")
+    assert told == [
+        f"some/where/{name}-{seed}.png" for name in ("a-red-apple", "x", "the-third-of-more") for seed in (0, 2, 3)
+    ]
+    assert files(tmp_path / "some" / "where") == sorted(Path(path).name for path in told)
+
+
+def test_a_file_says_how_to_draw_it_again(
+    run: Callable[..., list[str]], model: Path, tmp_path: Path, capsys: CapSys
+) -> None:
+    prompt = 'snowman "\u2603", 3 < 4 & so\non'
+    (path,) = map(Path, run(prompt, "--seeds", "9223372036854775807", "--psi", "0.35"))
+    assert cli.run(["show", str(path), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["prompt"] == prompt
+    assert said["digitalSourceType"] == "trainedAlgorithmicMedia"
+    pipe = Pipeline.from_pretrained(model, device=said["device"], dtype=said["dtype"])
+    assert (said["model"], said["resolution"]) == (pipe.model_hash, "16")
+    image = pipe(said["prompt"], seeds=int(said["seed"]), truncation_psi=float(said["psi"])).images[0]
+    assert np.array_equal(np.asarray(image), np.asarray(opened(path)))
+    again = png_bytes(image, pipe.info(said["prompt"], int(said["seed"]), float(said["psi"]), image.width))
+    assert again == path.read_bytes()
+
+    assert cli.run(["show", str(path)]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert 'prompt: snowman "\u2603", 3 < 4 & so on' in shown
+    assert "psi: 0.35" in shown
+
+
+def test_without_seeds_one_is_drawn_and_named(run: Callable[..., list[str]]) -> None:
+    (path,) = run("x")
+    assert read_info(Path(path))["seed"] == Path(path).stem.removeprefix("x-")
+
+
+def test_no_picture_is_lost(run: Callable[..., list[str]], tmp_path: Path) -> None:
+    assert run("x", "--seeds", "0") == run("x", "--seeds", "0") == ["out/x-0.png"]
+    first = Path("out/x-0.png").read_bytes()
+    assert run("x", "--seeds", "0", "--psi", "1") == ["out/x-0-1.png"]
+    assert run("X!", "--seeds", "0") == ["out/x-0-2.png"]
+    assert run("x", "--seeds", "0", "--psi", "1") == ["out/x-0-1.png"]
+    assert Path("out/x-0.png").read_bytes() == first
+    assert len(files(tmp_path / "out")) == 3
+
+
+def test_levels(run: Callable[..., list[str]]) -> None:
+    told = run("x", "--seeds", "5", "--levels")
+    assert told == ["out/x-5.png", "out/x-5-8px.png", "out/x-5-4px.png"]
+    assert [opened(path).width for path in told] == [16, 8, 4]
+    assert [read_info(Path(path))["resolution"] for path in told] == ["16", "8", "4"]
+
+
+def test_a_cut_prompt_is_said_on_stderr(model: Path, tmp_path: Path, capsys: CapSys) -> None:
+    long = " ".join(["word"] * 20)
+    assert cli.run(["generate", "--model", str(model), "--out", str(tmp_path), "--seeds", "0-1", long]) == 0
+    err = capsys.readouterr().err
+    assert err.count("22 tokens, the text encoder takes 12") == 1
+
+
+# Sheets.
+
+
+def test_a_sheet_and_no_files(run: Callable[..., list[str]], tmp_path: Path) -> None:
+    assert run("x", "y", "--seeds", "0-2", "--grid", "new/sheet.png") == ["new/sheet.png"]
+    assert files(tmp_path) == ["new", "new/sheet.png"]
+    many = opened("new/sheet.png")
+    assert "trainedAlgorithmicMedia" in many.info["XML:com.adobe.xmp"]
+    run("x", "y", "--seeds", "0", "--grid", "new/sheet.png", "--enlarge", "nearest")
+    assert opened("new/sheet.png").size != many.size
+
+
+def test_a_sheet_shows_the_pictures_in_their_places() -> None:
+    colors = [[(200, 0, 0), (0, 200, 0)], [(0, 0, 200), (200, 200, 0)], [(0, 200, 200), (9, 9, 9)]]
+    images = [[Image.new("RGB", (64, 64), color) for color in row] for row in colors]
+    labels = ["short", "a very long label " * 30, "W" * 300]
+    sheet = labelled_grid(images, labels, ["seed 0", "9" * 50])
+    found = {color for _, color in sheet.getcolors(2**24) or []}
+    assert {color for row in colors for color in row} <= found
+    left = [sheet.getpixel((sheet.width - 250, y)) for y in range(sheet.height)]
+    right = [sheet.getpixel((sheet.width - 50, y)) for y in range(sheet.height)]
+    for column, line in ((0, left), (1, right)):
+        places = [line.index(row[column]) for row in colors]
+        assert places == sorted(places)
+    assert len({color for color in found if color[0] == color[1] == color[2]}) > 3, "no text"
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 11, 36])
+def test_a_captioned_sheet_holds_every_picture(count: int) -> None:
+    images = [Image.new("RGB", (16, 16), (250, 10, 5 + i)) for i in range(count)]
+    sheet = captioned_sheet(images, [f"caption {i}" for i in range(count)])
+    found = {color: n for n, color in sheet.getcolors(2**24) or []}
+    assert all(found[250, 10, 5 + i] == 128 * 128 for i in range(count))
+
+
+def test_labels_beyond_ascii_are_drawn() -> None:
+    image = Image.new("RGB", (128, 128))
+    assert labelled_grid([[image]], ["groß \u732b"], ["\u00e4"]).width > 128
+
+
+# Mistakes.
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        ([], "no prompt came"),
+        ([""], "the prompt is empty"),
+        (["x", " "], "prompt 2 of 2 is empty"),
+        (["x", "--psi", "1.5"], "truncation_psi is 1.5"),
+        (["x", "--psi", "much"], "--psi"),
+        (["x", "--seeds", "1-"], "isn't a seed"),
+        (["x", "--seeds", ""], "isn't a seed"),
+        (["x", "--seeds", "-1"], "isn't a seed"),
+        (["x", "--seeds", "5-2"], "runs backward; write 2-5"),
+        (["x", "--seeds", "9223372036854775808"], "a seed is at most"),
+        (["x", "--seeds", "0-99999999999"], "more than 1,000,000"),
+        (["x", "--seeds", "9" * 5000], "a seed is at most"),
+        (["x", "--prompts", "nowhere.txt"], "nowhere.txt"),
+        (["x", "--prompts", "empty.txt"], "holds no prompt"),
+        (["x", "--prompts", "latin.txt"], "isn't UTF-8"),
+        (["x", "--grid", "sheet.jpg"], "ends in .png"),
+        (["x", "--grid", "folder.png"], "is a folder"),
+        (["x", "--grid", "s.png", "--levels"], "give one of them"),
+        (["x", "--out", "empty.txt"], "is a file"),
+        (["x", "--out", "empty.txt/below"], "can't be written"),
+        (["x", "--device", "quantum"], "device 'quantum'"),
+        (["x", "--dtype", "float16"], "float16"),
+        (["x", "--model", "nowhere"], "no such model directory"),
+        (["x", "--modle", "y"], "--model"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(
+    run: Callable[..., list[str]], tmp_path: Path, args: list[str], told: str
+) -> None:
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "folder.png").mkdir()
+    before = files(tmp_path)
+    (message,) = run(*args, code=2)
+    assert told in message
+    assert files(tmp_path) == before
+
+
+def test_a_place_that_refuses_is_found_before_drawing(
+    run: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drawn(*args: object, **kwargs: object) -> None:
+        raise AssertionError("drew first")
+
+    monkeypatch.setattr(Pipeline, "__call__", drawn)
+    (message,) = run("x", "--out", "/proc/nowhere", code=2)
+    assert "/proc" in message
+
+
+def test_a_full_disk_leaves_nothing(
+    run: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+    import os
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        (message,) = run("x", "--seeds", "0", code=2)
+    assert "No space left" in message
+    assert files(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("content", [b"", b"text", None])
+def test_show_of_another_file_is_one_line(tmp_path: Path, content: bytes | None, capsys: CapSys) -> None:
+    path = tmp_path / "other.png"
+    if content is None:
+        Image.new("RGB", (4, 4)).save(path)
+    else:
+        path.write_bytes(content)
+    assert cli.run(["show", str(path)]) == 2
+    assert str(path) in capsys.readouterr().err
+    with pytest.raises(DataError):
+        read_info(path)
+    assert cli.run(["show", str(tmp_path / "nowhere.png")]) == 2
+    assert cli.run(["show", str(tmp_path)]) == 2
+
+
+def test_show_of_a_cut_file_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "cut.png"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    content = png_bytes(Image.fromarray(noise), PictureInfo("x", 0, 1.0, "m"))
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match="isn't a whole picture"):
+        read_info(path)
+
+
+def test_show_cannot_steer_the_terminal(tmp_path: Path, capsys: CapSys) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(png_bytes(Image.new("RGB", (4, 4)), PictureInfo("red \x1b[31m\nseed: 7", 0, 1.0, "m")))
+    assert cli.run(["show", str(path)]) == 0
+    assert "prompt: red  [31m seed: 7" in capsys.readouterr().out
+
+
+# Parts.
+
+
+def test_seeds() -> None:
+    assert parse_seeds("7") == [7]
+    assert parse_seeds(" 0, 1,4 - 6,5,0") == [0, 1, 4, 5, 6]
+    assert parse_seeds("0009-0010") == [9, 10]
+    for text in ("a", "1.5", "1--2", "\u0663", "1,,2", "--"):
+        with pytest.raises(ConfigError, match="isn't a seed"):
+            parse_seeds(text)
+
+
+def test_slugs() -> None:
+    assert slug("A 3D render of: a red_apple!") == "a-3d-render-of-a-red-apple"
+    assert slug("../../etc/passwd") == "etc-passwd"
+    assert slug("\U0001f34e") == "picture"
+    assert slug("\u732b" * 100).encode() <= ("\u732b" * 27).encode()
+    assert "\ufffd" not in slug("\u00e9" * 100)
+    assert len(slug("word " * 100)) <= 80
