@@ -35,7 +35,7 @@ ONLY_IN = {
     r"\btorch\.(manual_seed|seed)\(|\bnp\.random\.(?!default_rng|Generator|SeedSequence)\w|\brandom\.seed\(": [
         "training/loop.py"
     ],
-    r"\b(import|from) yaml\b|\byaml\.": ["config.py"],
+    r"\b(import|from) yaml\b|\byaml\.": ["config/load.py"],
     r"\b(import|from) (fastapi|starlette|uvicorn)\b": ["serving/*"],
     r"\b(import|from) gradio\b": ["studio/*"],
     r"\.cuda\(|\"cuda\"": ["cli/*", "dist.py"],

@@ -10,9 +10,10 @@ from gigagan import checkpoint, config
 from gigagan.errors import CheckpointError, ConfigError, DataError, GigaGANError
 from gigagan.training import loop
 from gigagan.training.loop import train
+from gigagan.training.micro_batches import MicroBatch
 from gigagan.training.state import TrainState
 from gigagan.training.stats import Stats
-from gigagan.training.steps import MicroBatch, discriminator_step
+from gigagan.training.steps import discriminator_step
 
 CPU = torch.device("cpu")
 SHORT = ("train.batch=8", "train.batch_gpu=8", "train.kimg_per_tick=0.1", "train.keep_checkpoints=5")
@@ -132,3 +133,14 @@ def test_learning_rate_warms_up() -> None:
         state.nimg += 8
     assert rates[0] == pytest.approx(0.00025)
     assert rates[9:] == [0.0025] * 3
+
+
+def test_the_game_may_start_later(tmp_path: Path) -> None:
+    """Until then only G learns, from the paired term; then both play."""
+    run(tmp_path, "train.total_kimg=0.048", "train.kimg_per_tick=0.024", "loss.adv_start_kimg=0.024")
+    before, after = (json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines())
+    assert "Loss/G/paired_l1" in before
+    assert not {"Loss/D/adv", "Loss/G/adv"} & set(before)
+    assert {"Loss/D/adv", "Loss/G/adv", "Loss/G/paired_l1"} <= set(after)
+    with pytest.raises(ConfigError, match="leaves G without a loss"):
+        config.load("tiny", ["loss.adv_start_kimg=1", "loss.paired_l1_weight=0"])

@@ -15,9 +15,9 @@ from gigagan.data.dataset import open_dataset
 from gigagan.data.features import CaptionFeatures
 from gigagan.data.loader import batches
 from gigagan.models.frozen import HashedText
-from gigagan.training import loop, steps
+from gigagan.training import steps
+from gigagan.training.micro_batches import MicroBatch, micro_batches
 from gigagan.training.state import TrainState, updating
-from gigagan.training.steps import MicroBatch
 
 CPU = torch.device("cpu")
 
@@ -59,7 +59,7 @@ def test_a_real_picture_travels_with_its_own_caption(cfg: RunConfig, state: Trai
     features = CaptionFeatures(HashedText(max_tokens=16))
     stream = batches(cfg.data, dataset, resolution=16, batch=8, seed=3, start_nimg=0)
     for _ in range(5):
-        for micro in loop._micro_batches(state, next(stream), features, 4, phase=0):
+        for micro in micro_batches(state, next(stream), features, 4, phase=0):
             named = [int(caption.split()[1]) for caption in micro.captions]
             assert (micro.img[:, 0, 0, 0] // 10).tolist() == named
             torch.testing.assert_close(

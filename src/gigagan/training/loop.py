@@ -1,6 +1,5 @@
 """The run, from first to last image: the order of events is the order of lines."""
 
-import hashlib
 import logging
 import signal
 import threading
@@ -12,19 +11,18 @@ import torch
 from PIL import Image
 
 from gigagan import checkpoint, dist
-from gigagan.augment import Augmentation
 from gigagan.config import RunConfig, to_yaml
 from gigagan.data.dataset import CaptionedImages, open_dataset, packaged_pictures
 from gigagan.data.features import CaptionFeatures
 from gigagan.data.loader import Batch, batches
 from gigagan.errors import ConfigError
 from gigagan.grid import labelled_grid
-from gigagan.losses import mismatched
 from gigagan.models.frozen import TextEncoder, TextFeatures, build_text_encoder
 from gigagan.pipeline import Pipeline
+from gigagan.training.micro_batches import micro_batches
 from gigagan.training.state import TrainState, grow_from, updating
 from gigagan.training.stats import Stats
-from gigagan.training.steps import MicroBatch, discriminator_step, generator_step
+from gigagan.training.steps import discriminator_step, generator_step
 
 log = logging.getLogger(__name__)
 
@@ -52,50 +50,28 @@ def train(cfg: RunConfig, run_dir: Path, *, device: torch.device) -> None:
     Writes run_dir/{config.yaml, stats.jsonl, tensorboard/, checkpoints/, grids/, model/}; `model` is the newest
     snapshot, a model directory with the running average of G (and D, to train on from).
     """
-    dataset = open_dataset(
-        cfg.data.path or packaged_pictures(), split=cfg.data.split, resolution=cfg.generator.resolution
-    )
+    resolution = cfg.generator.resolution
+    dataset = open_dataset(cfg.data.path or packaged_pictures(), split=cfg.data.split, resolution=resolution)
     torch.manual_seed(cfg.train.seed)  # the networks' first weights
     encoder = build_text_encoder(cfg.text, device)
     state = TrainState(cfg, feature_dim=encoder.feature_dim, device=device)
     _write_config(cfg, run_dir)
     _restore_or_init(state, run_dir)
     features = CaptionFeatures(encoder, preload=Path(cfg.data.features) if cfg.data.features else None)
+    prompts = list(cfg.train.grid_prompts) or _first_captions(dataset)
+    order = {"seed": cfg.train.seed, "start_nimg": state.nimg, "rank": dist.rank(), "world": dist.world_size()}
+    stream = batches(cfg.data, dataset, resolution=resolution, batch=cfg.train.batch, **order)
     stats = Stats(run_dir, total_kimg=cfg.train.total_kimg)
     stats.start(state.nimg)
-    prompts = list(cfg.train.grid_prompts) or _first_captions(dataset)
-    ticks = 0
+    batch_gpu, ticks = cfg.train.batch_gpu, 0
 
-    stream = batches(
-        cfg.data,
-        dataset,
-        resolution=cfg.generator.resolution,
-        batch=cfg.train.batch,
-        seed=cfg.train.seed,
-        start_nimg=state.nimg,
-        rank=dist.rank(),
-        world=dist.world_size(),
-    )
-    batch_gpu = cfg.train.batch_gpu
     with _stop_requested() as stop:
         while state.nimg < cfg.train.total_kimg * 1000 and not stop.is_set():
-            batch = next(stream)
-            while True:
-                try:
-                    _step(state, batch, features, stats, batch_gpu)
-                    break
-                except RuntimeError as error:  # torch has no one class for this
-                    if not _out_of_memory(error) or batch_gpu < 4:
-                        raise
-                    batch_gpu //= 2
-                    log.warning("memory ran out; train.batch_gpu is now %d (same batch, same result)", batch_gpu)
+            batch_gpu = _step_within_memory(state, next(stream), features, stats, batch_gpu)
             state.update_ema()
             state.nimg += cfg.train.batch
 
-            if (
-                stats.images(state.nimg) >= cfg.train.kimg_per_tick * 1000
-                or stats.seconds() >= cfg.train.max_sec_per_tick
-            ):
+            if stats.tick_ended(state.nimg, cfg.train.kimg_per_tick, cfg.train.max_sec_per_tick):
                 stats.tick(state.nimg, {"Progress/bad_samples": float(stream.bad.count)})
                 ticks += 1
                 if ticks % cfg.train.checkpoint_ticks == 0:
@@ -110,6 +86,21 @@ def train(cfg: RunConfig, run_dir: Path, *, device: torch.device) -> None:
     stats.close()
 
 
+def _step_within_memory(
+    state: TrainState, batch: Batch, features: CaptionFeatures[TextFeatures], stats: Stats, batch_gpu: int
+) -> int:
+    """A step, its micro-batches halved until they fit; returns the size that did."""
+    while True:
+        try:
+            _step(state, batch, features, stats, batch_gpu)
+            return batch_gpu
+        except RuntimeError as error:  # torch has no one class for this
+            if not _out_of_memory(error) or batch_gpu < 4 or batch_gpu % 2:
+                raise
+            batch_gpu //= 2
+            log.warning("memory ran out; train.batch_gpu is now %d (same batch, same result)", batch_gpu)
+
+
 def _step(
     state: TrainState, batch: Batch, features: CaptionFeatures[TextFeatures], stats: Stats, batch_gpu: int
 ) -> None:
@@ -120,48 +111,19 @@ def _step(
 
     # Discriminator. R1 every r1_interval steps, weighted up by the same factor (lazy regularization).
     r1 = cfg.loss.r1_gamma > 0 and state.step % cfg.loss.r1_interval == 0
-    with updating(state.D, state.opt_D):
-        state.opt_D.zero_grad(set_to_none=True)
-        for micro in _micro_batches(state, batch, features, batch_gpu, phase=0):
-            stats.add(discriminator_step(state, micro, share=share, r1=r1))
-        state.opt_D.step()
+    if state.adversarial:
+        with updating(state.D, state.opt_D):
+            state.opt_D.zero_grad(set_to_none=True)
+            for micro in micro_batches(state, batch, features, batch_gpu, phase=0):
+                stats.add(discriminator_step(state, micro, share=share, r1=r1))
+            state.opt_D.step()
 
     # Generator.
     with updating(state.G, state.opt_G):
         state.opt_G.zero_grad(set_to_none=True)
-        for micro in _micro_batches(state, batch, features, batch_gpu, phase=1):
+        for micro in micro_batches(state, batch, features, batch_gpu, phase=1):
             stats.add(generator_step(state, micro, share=share))
         state.opt_G.step()
-
-
-def _micro_batches(
-    state: TrainState, batch: Batch, features: CaptionFeatures[TextFeatures], batch_gpu: int, *, phase: int
-) -> Iterator[MicroBatch]:
-    """The batch in parts. Randomness is a function of (seed, rank, images seen, phase) and is drawn for the whole
-    batch at once, so neither a restart nor the size of the parts changes it."""
-    cfg, total = state.cfg, len(batch.captions)
-    generator = torch.Generator().manual_seed(_mix(cfg.train.seed, dist.rank(), state.nimg, phase))
-    z = torch.randn(total, cfg.generator.z_dim, generator=generator)
-    augmentation = Augmentation.draw(cfg.augment, total, generator, state.device)
-    for start in range(0, total, batch_gpu):
-        part = slice(start, start + batch_gpu)
-        captions = batch.captions[part]
-        other, has_other = mismatched(captions, generator)
-        yield MicroBatch(
-            img=batch.img[part].to(state.device, memory_format=torch.channels_last),
-            captions=captions,
-            features=features(captions).to(state.device),
-            z=z[part].to(state.device),
-            augmentation=augmentation.part(part),
-            other=other.to(state.device),
-            has_other=has_other.to(state.device),
-        )
-
-
-def _mix(*numbers: int) -> int:
-    """One seed of several numbers."""
-    digest = hashlib.blake2b(",".join(map(str, numbers)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest) >> 1
 
 
 def _set_learning_rate(state: TrainState) -> None:

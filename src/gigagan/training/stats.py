@@ -37,20 +37,20 @@ class Stats:
         self.tick_nimg = nimg
         self.tick_start, self.cpu_start = time.monotonic(), time.process_time()
 
-    def seconds(self) -> float:
-        """Time since the last tick."""
-        return time.monotonic() - self.tick_start
-
     def images(self, nimg: int) -> int:
         """Images since the last tick."""
         return nimg - self.tick_nimg
+
+    def tick_ended(self, nimg: int, kimg_per_tick: float, max_sec_per_tick: float) -> bool:
+        """Whether a tick's images or seconds are over."""
+        return self.images(nimg) >= kimg_per_tick * 1000 or time.monotonic() - self.tick_start >= max_sec_per_tick
 
     def tick(self, nimg: int, extra: dict[str, float]) -> dict[str, float]:
         """Write and print the tick that ends now.
 
         Raises GigaGANError when a loss isn't finite: the run stops before it spoils its checkpoints.
         """
-        seconds, images = max(self.seconds(), 1e-9), self.images(nimg)
+        seconds, images = max(time.monotonic() - self.tick_start, 1e-9), self.images(nimg)
         row = {name: sum(float(v) for v in values) / len(values) for name, values in self.values.items()}
         broken = [name for name, value in row.items() if not math.isfinite(value)]
         if broken:

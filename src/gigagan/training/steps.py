@@ -5,37 +5,19 @@ twice: under their own captions and under others'.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gigagan import losses
-from gigagan.augment import Augmentation
 from gigagan.config import LossConfig
 from gigagan.models.frozen import TextFeatures
 from gigagan.models.layers import image_pyramid, to_float
+from gigagan.training.micro_batches import MicroBatch
 from gigagan.training.state import TrainState
 
 Stats = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """Pictures with their captions, and all the randomness a step needs."""
-
-    img: Tensor
-    """uint8 [B, 3, H, W]."""
-    captions: list[str]
-    features: TextFeatures
-    z: Tensor
-    """[B, z_dim], for this half step."""
-    augmentation: Augmentation
-    other: Tensor
-    """[B], for each picture the index of a caption that isn't its own."""
-    has_other: Tensor
-    """[B] bool, False where every caption is the picture's own."""
 
 
 def discriminator_step(state: TrainState, batch: MicroBatch, *, share: float, r1: bool) -> Stats:
@@ -86,26 +68,31 @@ def generator_step(state: TrainState, batch: MicroBatch, *, share: float) -> Sta
     state.G.mapping.track(w.detach())
     pyramid = state.G.synthesize(w, condition, dtype=state.dtype)
 
-    exits = state.D.phi(batch.augmentation(pyramid), dtype=state.dtype)
-    with torch.no_grad():
-        t_D = state.D.text(batch.features).t_global
-    logits = state.D.judge(exits, t_D)
-    adv = _sum(logits, losses.loss_real, loss, loss.intermediate_adv_weight).mean()
-    total = adv
-    stats = {"Loss/G/adv": adv.detach()}
-
-    if loss.match_weight_G:
-        # Unstated: G's side of the matching loss; the non-saturating counterpart of D's (paper.md 5.2, reading A).
-        pairs = _sum(state.D.judge(exits, t_D[batch.other]), losses.loss_real, loss, loss.intermediate_match_weight)
-        match = losses.mean_where(pairs, batch.has_other)
-        total = total + loss.match_weight_G * match
-        stats["Loss/G/match"] = match.detach()
+    total, stats = _adversarial(state, batch, pyramid) if state.adversarial else (torch.zeros(()), {})
     if loss.paired_l1_weight:
         paired = losses.paired_l1(pyramid, _real_pyramid(state, batch.img))
         total = total + loss.paired_l1_weight * paired
         stats["Loss/G/paired_l1"] = paired.detach()
     (total * share).backward()
     return stats
+
+
+def _adversarial(state: TrainState, batch: MicroBatch, pyramid: list[Tensor]) -> tuple[Tensor, Stats]:
+    """What D says of G's pictures under their own captions and, where it has a weight, under others'."""
+    loss = state.cfg.loss
+    exits = state.D.phi(batch.augmentation(pyramid), dtype=state.dtype)
+    with torch.no_grad():
+        t_D = state.D.text(batch.features).t_global
+    adv = _sum(state.D.judge(exits, t_D), losses.loss_real, loss, loss.intermediate_adv_weight).mean()
+    total, stats = adv, {"Loss/G/adv": adv.detach()}
+    if loss.match_weight_G:
+        # Unstated: G's side of the matching loss; the non-saturating counterpart of D's (paper.md 5.2, reading A).
+        logits = state.D.judge(exits, t_D[batch.other])
+        pairs = _sum(logits, losses.loss_real, loss, loss.intermediate_match_weight)
+        match = losses.mean_where(pairs, batch.has_other)
+        total = total + loss.match_weight_G * match
+        stats["Loss/G/match"] = match.detach()
+    return total, stats
 
 
 def _real_pyramid(state: TrainState, img: Tensor) -> list[Tensor]:

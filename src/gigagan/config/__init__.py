@@ -1,0 +1,34 @@
+"""Every knob of a run: one frozen tree, its presets, overrides and messages. Imports no torch.
+
+Precedence: defaults < preset or file < `section.key=value` overrides. `None` never means "choose for me".
+"""
+
+from gigagan.config.load import from_dict, load, preset_names, to_yaml
+from gigagan.config.networks import AttentionConfig, DiscriminatorConfig, GeneratorConfig, Section
+from gigagan.config.run import (
+    AugmentConfig,
+    DataConfig,
+    LossConfig,
+    OptimizerConfig,
+    RunConfig,
+    TextConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "AttentionConfig",
+    "AugmentConfig",
+    "DataConfig",
+    "DiscriminatorConfig",
+    "GeneratorConfig",
+    "LossConfig",
+    "OptimizerConfig",
+    "RunConfig",
+    "Section",
+    "TextConfig",
+    "TrainConfig",
+    "from_dict",
+    "load",
+    "preset_names",
+    "to_yaml",
+]

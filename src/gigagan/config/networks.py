@@ -1,0 +1,145 @@
+"""Knobs of the networks: generator, discriminator, attention. Defaults are the paper's values where it states them."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+
+def _power_of_two(value: int) -> int:
+    if value < 4 or value & (value - 1):
+        raise ValueError(f"{value} isn't a power of two of at least 4; use 32, 64 or 128")
+    return value
+
+
+Resolution = Annotated[int, AfterValidator(_power_of_two)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of the tree: frozen, and no key goes unnoticed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def check_levels(
+    resolution: int,
+    resolutions: tuple[int, ...],
+    attention: "AttentionConfig",
+    prefix: str = "",
+    **lists: tuple[int, ...],
+) -> None:
+    for name, values in lists.items():
+        name = {"filters": "num_filters"}.get(name, name)
+        if len(values) != len(resolutions):
+            raise ValueError(
+                f"{prefix}{name} has {len(values)} numbers but {resolution} px has the {len(resolutions)} sides "
+                f"{', '.join(map(str, resolutions))}; give one each"
+            )
+    for side in attention.resolutions:
+        if side not in resolutions:
+            raise ValueError(
+                f"{prefix}attention.resolutions names {side}, but the sides are {', '.join(map(str, resolutions))}"
+            )
+
+
+class AttentionConfig(Section):
+    """One attention stack a resolution (paper 3.3)."""
+
+    resolutions: tuple[Resolution, ...] = (8, 16, 32)
+    """Sides of the feature maps that get a stack."""
+    depths: tuple[Count, ...] = (2, 2, 1)
+    """Blocks in the stack, a number for each resolution."""
+    head_dim: Count = 64
+    """Width of one head."""
+    dim_multiplier: Positive = 1.0
+    """Inner width over channels."""
+    mlp_multiplier: Positive = 4.0
+    """Hidden width of the MLP over channels."""
+    residual_gain: Positive = 0.3
+    """Gain of the attention and MLP branches."""
+
+    @model_validator(mode="after")
+    def _same_length(self) -> "AttentionConfig":
+        if len(self.resolutions) != len(self.depths):
+            raise ValueError(f"{len(self.resolutions)} resolutions but {len(self.depths)} depths; give one depth each")
+        return self
+
+    def depth_at(self, resolution: int) -> int:
+        """Blocks at this side, 0 where there is no stack."""
+        return dict(zip(self.resolutions, self.depths, strict=True)).get(resolution, 0)
+
+
+class GeneratorConfig(Section):
+    """G: (z, text) -> pyramid (paper 3)."""
+
+    resolution: Resolution = 64
+    """Side of the picture in pixels."""
+    z_dim: Count = 128
+    """Width of the input latent."""
+    w_dim: Count = 1024
+    """Width of the style vector."""
+    mapping_layers: Count = 4
+    """Depth of the mapping network."""
+    text_layers: int = Field(4, ge=0)
+    """Depth of the learned text transformer T."""
+    text_dim: Count = 768
+    """Width of t_local and t_global."""
+    text_heads: Count = 8
+    """Heads of T."""
+    channel_base: Count = 16384
+    """Channels at side r = min(channel_base // r, channel_max)."""
+    channel_max: Count = 1600
+    """Most channels at any side."""
+    blocks: tuple[Count, ...] = (3, 3, 3, 2, 2)
+    """Residual blocks at sides 4, 8, ... up to the resolution."""
+    num_filters: tuple[Count, ...] = (1, 1, 2, 4, 8)
+    """Filters in the bank of each adaptive convolution at sides 4, 8, ... up to the resolution."""
+    residual_gain: Positive = 0.4
+    """Gain of a convolutional residual block."""
+    attention: AttentionConfig = AttentionConfig()
+    """Self- and cross-attention."""
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Sides of the feature maps, from 4 up."""
+        return tuple(4 << i for i in range(self.resolution.bit_length() - 2))
+
+    def channels(self, resolution: int) -> int:
+        """Width of the feature maps at this side."""
+        return min(self.channel_base // resolution, self.channel_max)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "GeneratorConfig":
+        check_levels(self.resolution, self.resolutions, self.attention, blocks=self.blocks, filters=self.num_filters)
+        return self
+
+
+class DiscriminatorConfig(Section):
+    """D: (pyramid, text) -> logits for every entry and exit (paper 4). Its resolution is the generator's."""
+
+    text_layers: int = Field(4, ge=0)
+    """Depth of D's own learned text transformer."""
+    text_dim: Count = 768
+    """Width of t_D."""
+    text_heads: Count = 8
+    """Heads of its text transformer."""
+    channel_base: Count = 16384
+    """Channels at side r = min(channel_base // r, channel_max)."""
+    channel_max: Count = 1536
+    """Most channels at any side."""
+    blocks: tuple[Count, ...] = (2, 2, 2, 2, 1)
+    """Residual blocks at sides 4, 8, ... up to the resolution, the last one of each downsampling."""
+    residual_gain: Positive = 0.7071
+    """Gain of a convolutional residual block (1/sqrt 2, StyleGAN2)."""
+    head_layers: Count = 4
+    """Modulated 1x1 convolutions in each psi_j."""
+    head_channel_max: Count = 1536
+    """Most channels inside psi_j."""
+    attention: AttentionConfig = AttentionConfig()
+    """Self-attention; a mlp_multiplier as in G."""
+
+    def channels(self, resolution: int) -> int:
+        """Width of the feature maps at this side."""
+        return min(self.channel_base // resolution, self.channel_max)

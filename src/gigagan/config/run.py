@@ -1,0 +1,181 @@
+"""Knobs of a run: data, text, losses, optimizers, length; and the whole tree.
+
+Defaults are the paper's values where it states them (docs/paper.md gives the source of each).
+"""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from gigagan.config.networks import (
+    Count,
+    DiscriminatorConfig,
+    GeneratorConfig,
+    NonNegative,
+    Positive,
+    Section,
+    check_levels,
+)
+
+
+class DataConfig(Section):
+    """What the networks are shown."""
+
+    path: str = ""
+    """Folder with metadata.jsonl, folder of tar shards, or parquet; empty = the few pictures in the package."""
+    split: str = "train"
+    """Split to train on, where the data set has splits."""
+    features: str = ""
+    """Precomputed caption features (`gigagan data encode`); empty = captions are encoded as they come."""
+    styleless_prob: float = Field(0.2, ge=0, le=1)
+    """Share of drawn captions that name no style, where the data set has both kinds."""
+    background_prob: float = Field(0.1, ge=0, le=1)
+    """Share of pictures with alpha drawn on a coloured background that the caption names."""
+    flip_prob: float = Field(0.0, ge=0, le=1)
+    """Share of pictures mirrored; 0 where captions name sides."""
+    num_workers: int = Field(0, ge=0)
+    """Processes that read and decode; 0 = in the training process."""
+
+
+class TextConfig(Section):
+    """The frozen text encoder."""
+
+    encoder: Literal["minilm", "clip", "hashed"] = "minilm"
+    """minilm = all-MiniLM-L6-v2, in the package; clip = a CLIP text tower on disk; hashed = vectors for tests."""
+    path: str = ""
+    """Directory of the encoder's weights; empty = those in the package (minilm)."""
+    max_tokens: int = Field(32, ge=4, le=512)
+    """Prompt length in tokens, shorter prompts are padded; 77 for CLIP."""
+
+
+class LossConfig(Section):
+    """Weights of the losses (paper 5)."""
+
+    level_weights: tuple[NonNegative, ...] = (0.33, 0.17, 0.17, 0.17, 0.17)
+    """Weight of each entry level, full resolution first."""
+    intermediate_adv_weight: NonNegative = 0.01
+    """Weight of the adversarial logits at exits before the last."""
+    intermediate_match_weight: NonNegative = 0.05
+    """Weight of the matching logits at exits before the last."""
+    match_weight_D: NonNegative = 1.0
+    """Matching-aware loss in D: real and generated with a caption that isn't theirs are fake (Eq. 8)."""
+    match_weight_G: NonNegative = 1.0
+    """Matching-aware loss in G."""
+    r1_gamma: NonNegative = 0.2048
+    """R1 strength: r1_gamma / 2 * E|grad|^2 (StyleGAN's convention)."""
+    r1_interval: Count = 16
+    """Lazy R1: applied every k steps, times k."""
+    r1_share: float = Field(1.0, gt=0, le=1)
+    """Share of the batch that R1 looks at."""
+    paired_l1_weight: NonNegative = 0.0
+    """L1 between generated and real pyramids of one caption; for small data, 0 in the paper."""
+    adv_start_kimg: NonNegative = 0.0
+    """Until then G learns from the paired term alone, at a third of the cost; D begins here."""
+
+
+class AugmentConfig(Section):
+    """Differentiable augmentation, alike on each level and on real and generated; for small data."""
+
+    prob: float = Field(0.0, ge=0, le=1)
+    """Share of pictures augmented."""
+    shift: float = Field(0.125, ge=0, le=0.5)
+    """Largest shift, as a share of the side."""
+    zoom: float = Field(0.2, ge=0, lt=1)
+    """Largest change of size."""
+    brightness: float = Field(0.2, ge=0, le=1)
+    """Largest change of brightness, in units of half the range."""
+
+
+class OptimizerConfig(Section):
+    """AdamW (paper 6)."""
+
+    lr: Positive = 0.0025
+    """Learning rate."""
+    text_lr_multiplier: Positive = 1.0
+    """Factor on the rate of the learned text layers."""
+    beta1: float = Field(0.0, ge=0, lt=1)
+    """Adam's first beta."""
+    beta2: float = Field(0.99, gt=0, lt=1)
+    """Adam's second beta."""
+    weight_decay: NonNegative = 1e-5
+    """Decay of every weight but those of attention."""
+    attention_weight_decay: NonNegative = 0.01
+    """Decay of attention weights."""
+    warmup_kimg: NonNegative = 0.0
+    """The rate rises linearly over this many thousand images."""
+
+
+class TrainConfig(Section):
+    """The run."""
+
+    seed: int = Field(0, ge=0)
+    """Seed of weights, order and noise."""
+    total_kimg: Positive = 980_000.0
+    """Length in thousands of real images."""
+    batch: Count = 512
+    """Images an optimizer step over all ranks."""
+    batch_gpu: Count = 16
+    """Images at once on one device; the rest by gradient accumulation."""
+    ema_kimg: Positive = 5000.0
+    """Half-life of the generator's running average, in thousands of images."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of convolutions and attention; R1, softmax, demodulation and logits stay float32."""
+    freeze_D: int = Field(0, ge=0)
+    """Discriminator stages kept as they are, from the finest (fine-tuning on few pictures)."""
+    kimg_per_tick: Positive = 4.0
+    """Period of the status line and stats.jsonl, in thousands of images."""
+    max_sec_per_tick: Positive = 60.0
+    """A tick comes at the latest after this many seconds."""
+    snapshot_ticks: Count = 10
+    """A snapshot and a sample grid every so many ticks."""
+    checkpoint_ticks: Count = 10
+    """A training state every so many ticks."""
+    keep_checkpoints: Count = 2
+    """Training states kept."""
+    grid_prompts: tuple[str, ...] = ()
+    """Prompts of the sample grid; empty = captions of the first pictures."""
+
+
+class RunConfig(Section):
+    """All of it."""
+
+    init: str = ""
+    """Model directory to start from."""
+    data: DataConfig = DataConfig()
+    text: TextConfig = TextConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    loss: LossConfig = LossConfig()
+    augment: AugmentConfig = AugmentConfig()
+    optim_G: OptimizerConfig = OptimizerConfig()
+    optim_D: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RunConfig":
+        G = self.generator
+        check_levels(
+            G.resolution,
+            G.resolutions,
+            self.discriminator.attention,
+            "discriminator.",
+            blocks=self.discriminator.blocks,
+        )
+        if len(self.loss.level_weights) != len(G.resolutions):
+            raise ValueError(
+                f"loss.level_weights has {len(self.loss.level_weights)} numbers but a {G.resolution} px pyramid has "
+                f"{len(G.resolutions)} levels; give one each"
+            )
+        if self.train.batch % self.train.batch_gpu:
+            raise ValueError(
+                f"train.batch ({self.train.batch}) must be a multiple of train.batch_gpu ({self.train.batch_gpu})"
+            )
+        if self.train.batch_gpu < 2 and self.loss.match_weight_D + self.loss.match_weight_G > 0:
+            raise ValueError("train.batch_gpu is 1, but the matching loss needs another caption; use at least 2")
+        if self.loss.adv_start_kimg and not self.loss.paired_l1_weight:
+            raise ValueError("loss.adv_start_kimg leaves G without a loss; set loss.paired_l1_weight above 0")
+        if self.train.freeze_D >= len(G.resolutions):
+            raise ValueError(
+                f"train.freeze_D is {self.train.freeze_D}, but D has {len(G.resolutions)} stages; leave one to train"
+            )
+        return self
