@@ -10,6 +10,7 @@ import multiprocessing
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -33,7 +34,6 @@ TEST_PAIR_SHARE = 0.06
 # Emoji of Unicode 12 and before are in at least five of the styles, so a pair held out leaves others to learn from.
 LAST_PAIRED_VERSION = 12
 
-_Sample = tuple[str, bytes, dict[str, Any]]
 _GROUPS = {0: "smileys", 1: "people", 3: "nature", 4: "food", 5: "travel", 6: "activities", 7: "objects", 8: "symbols"}
 _SYMBOLS = frozenset({"arrow", "gender", "geometric", "math", "other-symbol", "punctuation", "religion", "zodiac"})
 _LEFT_OUT = frozenset(
@@ -156,16 +156,17 @@ def build(
     drawn = pictures(folders, [emoji for emoji in known if not only or emoji.concept in only])
     if not drawn:
         raise DataError("the packages hold no emoji that the set wants; remove the cache folder and try again")
+    styles = Counter(picture.style for picture in drawn)
     split = {picture.key: split_of(picture.emoji, picture.style, seed=seed) for picture in drawn}
     with new_folder(out) as folder:
         shards: list[dict[str, Any]] = []
-        with tqdm(total=len(drawn), desc="pictures", unit="img") as bar:
+        # Mixed, so that a reader of a few shards sees all styles.
+        drawn.sort(key=lambda picture: draw(seed, "order", picture.key))
+        members = {name: [picture for picture in drawn if split[picture.key] == name] for name in SPLITS}
+        with _pngs([picture for name in SPLITS for picture in members[name]], resolution, processes) as pngs:
             for name in SPLITS:
-                # Mixed, so that a reader of a few shards sees all styles.
-                members = [picture for picture in drawn if split[picture.key] == name]
-                members.sort(key=lambda picture: draw(seed, "order", picture.key))
-                samples = _samples(members, resolution=resolution, seed=seed, processes=processes)
-                shards += write_shards(_counted(samples, bar), folder, split=name, first=len(shards))
+                samples = ((picture.key, next(pngs), _meta(picture, seed)) for picture in members[name])
+                shards += write_shards(samples, folder, split=name, first=len(shards))
         manifest = {
             "name": "emoji",
             "resolution": resolution,
@@ -173,7 +174,7 @@ def build(
             "samples": len(drawn),
             "concepts": len({picture.emoji.concept for picture in drawn}),
             "splits": {name: sum(entry["samples"] for entry in shards if entry["split"] == name) for name in SPLITS},
-            "styles": dict(Counter(picture.style for picture in drawn)),
+            "styles": {style: count for style in STYLES if (count := styles[style])},
             "sources": {role: f"{PACKAGES[role].name}@{PACKAGES[role].version}" for role in folders},
             "versions": versions,
             "shards": shards,
@@ -202,21 +203,18 @@ def notice(roles: Mapping[str, Path]) -> str:
     return "\n".join([*lines, "", *(f"{name}: {url}" for name, url in licences.items() if name in used), ""])
 
 
-def _counted(samples: Iterator[_Sample], bar: Any) -> Iterator[_Sample]:
-    for sample in samples:
-        yield sample
-        bar.update()
-
-
-def _samples(members: list[Picture], *, resolution: int, seed: int, processes: int) -> Iterator[_Sample]:
+@contextmanager
+def _pngs(members: list[Picture], resolution: int, processes: int) -> Iterator[Iterator[bytes]]:
+    """The drawn pictures in order, a progress bar beside."""
     sources = [picture.source for picture in members]
     sides = [resolution] * len(members)
-    if processes == 1:
-        yield from ((p.key, render(p.source, resolution), _meta(p, seed)) for p in members)
-        return
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for picture, png in zip(members, pool.map(render, sources, sides, chunksize=16), strict=True):
-            yield picture.key, png, _meta(picture, seed)
+    with ExitStack() as stack:
+        drawn: Iterator[bytes] = map(render, sources, sides)
+        if processes > 1:
+            context = multiprocessing.get_context("spawn")
+            pool = stack.enter_context(ProcessPoolExecutor(processes, mp_context=context))
+            drawn = pool.map(render, sources, sides, chunksize=16)
+        yield iter(tqdm(drawn, desc="pictures", unit="img", total=len(members)))
 
 
 def _meta(picture: Picture, seed: int) -> dict[str, Any]:
