@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from gigagan.data.dataset import Caption, Sample
 from gigagan.evaluation.features import FeatureNetwork, Features
@@ -60,9 +61,9 @@ class FewFeatures(FeatureNetwork):
     """Every eighth feature: enough for a small world, and quick to fit and to compare."""
 
     @staticmethod
-    def vectors(seen: ImageFeatures) -> Features:
-        full = FeatureNetwork.vectors(seen)
-        return Features(full.pooled[:, ::8], full.cells[:, ::8])
+    def vectors(seen: ImageFeatures, images: Tensor) -> Features:
+        full = FeatureNetwork.vectors(seen, images)
+        return Features(full.pooled[:, ::8], full.cells[:, ::8], full.texture[:, ::8])
 
 
 @pytest.fixture(scope="session")

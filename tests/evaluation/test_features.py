@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from gigagan.evaluation.distort import distort
-from gigagan.evaluation.features import FeatureNetwork, as_batch, on_white, perceptual_distance
+from gigagan.evaluation.features import FeatureNetwork, as_batch, on_white, palette, perceptual_distance
 
 Painter = Callable[..., NDArray[np.uint8]]
 
@@ -20,12 +20,21 @@ def test_transparent_becomes_white() -> None:
 
 def test_features_have_the_sizes_of_the_protocol_and_no_neighbours(network: FeatureNetwork, painter: Painter) -> None:
     images = as_batch([painter(style, "ring", "left") for style in ("bold", "pale", "striped")])
-    features = FeatureNetwork.vectors(network.run(images))
+    features = FeatureNetwork.vectors(network.run(images), images)
     assert features.pooled.shape == (3, 1280)
     assert features.cells.shape == (3, (112 + 320) * 4)
     # Half precision keeps 3 digits.
-    alone = FeatureNetwork.vectors(network.run(images[1:2]))
+    alone = FeatureNetwork.vectors(network.run(images[1:2]), images[1:2])
     torch.testing.assert_close(alone.cells, features.cells[1:2], rtol=3e-3, atol=3e-3)
+
+
+def test_palette_is_the_share_of_each_color() -> None:
+    image = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
+    image[0, :, 0, 0] = 255  # white once; black three times
+    image[0, :, 0, 1] = 20  # nearest to black
+    shares = palette(image)[0].square()
+    assert shares[[0, -1]].tolist() == pytest.approx([0.75, 0.25])
+    assert float(shares.sum()) == pytest.approx(1)
 
 
 def test_perceptual_distance_is_a_distance(network: FeatureNetwork, painter: Painter) -> None:

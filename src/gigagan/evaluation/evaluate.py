@@ -106,7 +106,7 @@ def evaluate(
     items = [requests[n].item for n in main]
     beside = _beside(real, items, seed)
     figures = [
-        *_readings(evaluator, features.cells[main], items, real.features.cells[beside], beside),
+        *_readings(evaluator, features[torch.tensor(main)], items, real.features[torch.tensor(beside)], beside),
         *_plain_readings(evaluator, features, requests),
         *_distances(real, features.pooled[main], items, seed),
         *_diversity(evaluator, kept, data, seed),
@@ -115,7 +115,7 @@ def evaluate(
 
 
 def _readings(
-    evaluator: Evaluator, drawn: Tensor, items: Sequence[int], held_out: Tensor, beside: Sequence[int]
+    evaluator: Evaluator, drawn: Features, items: Sequence[int], held_out: Features, beside: Sequence[int]
 ) -> list[Figure]:
     """Whether style, concept and caption can be read off the pictures."""
     real = evaluator.real
@@ -138,24 +138,24 @@ def _readings(
     return figures
 
 
-def style_accuracy(evaluator: Evaluator, cells: Tensor, items: Sequence[int]) -> float:
+def style_accuracy(evaluator: Evaluator, features: Features, items: Sequence[int]) -> float:
     """Share of pictures in which the style of the prompt is read."""
     styles = evaluator.real.styles
     wanted = torch.tensor([styles.index(evaluator.real.pictures[i].style) for i in items])
-    return recall_at(1, evaluator.readers.style_logits(evaluator.readers.look(cells)), wanted)
+    return recall_at(1, evaluator.readers.style_logits(features.texture), wanted)
 
 
-def concept_recall(evaluator: Evaluator, k: int, cells: Tensor, items: Sequence[int]) -> float:
+def concept_recall(evaluator: Evaluator, k: int, features: Features, items: Sequence[int]) -> float:
     """Share of pictures whose concept is among the k best of all."""
     place = {concept: i for i, concept in enumerate(evaluator.real.concepts)}
     wanted = torch.tensor([place[evaluator.real.pictures[i].concept] for i in items])
-    return recall_at(k, evaluator.readers.concept_scores(evaluator.readers.look(cells)), wanted)
+    return recall_at(k, evaluator.readers.concept_scores(evaluator.readers.look(features.cells)), wanted)
 
 
-def caption_scores(evaluator: Evaluator, cells: Tensor, items: Sequence[int]) -> Tensor:
+def caption_scores(evaluator: Evaluator, features: Features, items: Sequence[int]) -> Tensor:
     """Scores of pictures (rows) and their own captions (columns)."""
     texts = evaluator.texts([evaluator.real.pictures[i].caption for i in items])
-    return evaluator.readers.caption_scores(evaluator.readers.look(cells), texts)
+    return evaluator.readers.caption_scores(evaluator.readers.look(features.cells), texts)
 
 
 def _plain_readings(evaluator: Evaluator, features: Features, requests: Sequence[Request]) -> list[Figure]:
@@ -163,7 +163,7 @@ def _plain_readings(evaluator: Evaluator, features: Features, requests: Sequence
     plain = [n for n, r in enumerate(requests) if r.role in ("plain", "plain again")]
     if not plain or not evaluator.real.concepts:
         return []
-    value = concept_recall(evaluator, 5, features.cells[plain], [requests[n].item for n in plain])
+    value = concept_recall(evaluator, 5, features[torch.tensor(plain)], [requests[n].item for n in plain])
     count = len(evaluator.real.concepts)
     return [Figure(f"concept R@5 of {count}, prompts without a style", value, None, 5 / count, share=True)]
 

@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gigagan.evaluation.features import FeatureNetwork
+from gigagan.evaluation.features import FeatureNetwork, Features
 from gigagan.evaluation.fit import FIT_VERSION, Lesson, fit
 from gigagan.evaluation.readers import Readers
-from gigagan.evaluation.real import COPIES, Captioned, RealSet, damaged_cells, read_real
+from gigagan.evaluation.real import COPIES, Captioned, RealSet, damaged, read_real
 from gigagan.models.frozen import HashedText, MiniLM
 
 CACHE = Path("~/.cache/gigagan")
@@ -58,7 +58,7 @@ def prepare(
     readers = _load(path)
     if readers is None:
         pictures = [real.pictures[item] for item in real.indices("train")]
-        copies = damaged_cells(data, pictures, network, seed=seed, progress=progress)
+        copies = damaged(data, pictures, network, seed=seed, progress=progress)
         readers = fit(build_lesson(real, copies, text_encoder), seed=seed, progress=progress)
         scratch = path.with_suffix(".partial")
         save_file(readers.state_dict(), scratch)
@@ -66,7 +66,7 @@ def prepare(
     return Evaluator(real, network, readers, text_encoder, digest)
 
 
-def build_lesson(real: RealSet, copies: Float[Tensor, "M K"], text_encoder: SentenceEncoder) -> Lesson:
+def build_lesson(real: RealSet, copies: Features, text_encoder: SentenceEncoder) -> Lesson:
     """What the training split teaches, the damaged copies (whole rounds of that split) included."""
     indices = real.indices("train")
     pictures = [real.pictures[i] for i in indices]
@@ -78,7 +78,8 @@ def build_lesson(real: RealSet, copies: Float[Tensor, "M K"], text_encoder: Sent
         return torch.tensor([place.get(value, -1) for value in values]).repeat(rounds)
 
     return Lesson(
-        cells=torch.cat([real.features.cells[indices], copies]),
+        cells=torch.cat([real.features.cells[indices], copies.cells]),
+        texture=torch.cat([real.features.texture[indices], copies.texture]),
         style=places([p.style for p in pictures], real.styles),
         concept=places([p.concept for p in pictures], real.concepts),
         caption=places([p.caption for p in pictures], captions),

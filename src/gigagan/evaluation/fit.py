@@ -10,10 +10,10 @@ from tqdm import tqdm
 
 from gigagan.evaluation.readers import Dropout, Readers
 
-FIT_VERSION = 1
+FIT_VERSION = 2
 """Raised with every change here or in readers.py that moves a number; readers of another version aren't loaded."""
 BATCH = 512
-EPOCHS = 24
+EPOCHS = 8
 LR = 1e-3
 WEIGHT_DECAY = 0.05
 DROPOUT = 0.3
@@ -24,9 +24,10 @@ NAME_ONLY_PROB = 0.3
 
 @dataclass(frozen=True)
 class Lesson:
-    """What the readers learn from. N pictures, K features, E text features, C concepts."""
+    """What the readers learn from. N pictures, K features of cells, M of texture, E of texts, Q texts, C concepts."""
 
     cells: Float[Tensor, "N K"]
+    texture: Float[Tensor, "N M"]
     style: Int[Tensor, " N"]
     concept: Int[Tensor, " N"]
     caption: Int[Tensor, " N"]
@@ -65,13 +66,16 @@ def fit(lesson: Lesson, *, seed: int = 0, epochs: int = EPOCHS, progress: bool =
 
 def _new_readers(lesson: Lesson, draw: torch.Generator) -> Readers:
     readers = Readers(
-        feature_dim=lesson.cells.shape[1],
+        cells_dim=lesson.cells.shape[1],
+        texture_dim=lesson.texture.shape[1],
         text_dim=lesson.caption_text.shape[1],
         num_styles=lesson.num_styles,
         num_concepts=len(lesson.concept_text),
         generator=draw,
     )
     readers.trunk.standardize(lesson.cells)
+    if readers.style_trunk is not None:
+        readers.style_trunk.standardize(lesson.texture)
     readers.caption_trunk.standardize(lesson.caption_text)
     if readers.name_trunk is not None:
         readers.name_trunk.standardize(lesson.concept_text)
@@ -85,7 +89,7 @@ def _loss(readers: Readers, lesson: Lesson, index: Tensor, dropout: Dropout, dra
     x = readers.look(lesson.cells[index], dropout)
     loss = _caption_loss(readers, x, lesson, index, dropout)
     if readers.style is not None:
-        logits = readers.style_logits(x)
+        logits = readers.style_logits(lesson.texture[index], dropout)
         loss = loss + F.cross_entropy(logits, lesson.style[index], label_smoothing=LABEL_SMOOTHING, ignore_index=-1)
     if readers.concept is not None:
         known = torch.rand(len(lesson.concept_text), generator=draw) >= NAME_ONLY_PROB

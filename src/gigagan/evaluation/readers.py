@@ -1,7 +1,7 @@
 """Small networks over frozen features that read a picture's style, its concept and its caption.
 
-They learn from real pictures only (fit.py). Axes: B pictures, K features, H hidden width, S styles, C concepts,
-Q texts, E text features, D shared space.
+They learn from real pictures only (fit.py). Axes: B pictures, K features of cells, M of texture, H hidden
+width, S styles, C concepts, Q texts, E text features, D shared space.
 """
 
 import math
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-HIDDEN_DIM = 1024
+HIDDEN_DIM = 768
 SHARED_DIM = 256
 Dropout = Callable[[Tensor], Tensor]
 
@@ -64,10 +64,20 @@ class Readers(nn.Module):
     """
 
     def __init__(
-        self, *, feature_dim: int, text_dim: int, num_styles: int, num_concepts: int, generator: torch.Generator
+        self,
+        *,
+        cells_dim: int,
+        texture_dim: int,
+        text_dim: int,
+        num_styles: int,
+        num_concepts: int,
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.trunk = Trunk(feature_dim, generator)
+        self.trunk = Trunk(cells_dim, generator)
+        # Style has features of its own: off what a picture shows it would be guessed, from the styles that its concept
+        # has in training, and wrongly for a pair held out.
+        self.style_trunk = Trunk(texture_dim, generator) if num_styles else None
         self.style = Linear(HIDDEN_DIM, num_styles, generator) if num_styles else None
         self.concept = Linear(HIDDEN_DIM, SHARED_DIM, generator) if num_concepts else None
         self.name_trunk = Trunk(text_dim, generator) if num_concepts else None
@@ -89,21 +99,23 @@ class Readers(nn.Module):
     def of_shapes(cls, shapes: dict[str, tuple[int, ...]]) -> "Readers":
         """Readers whose state has these shapes, to be loaded into."""
         return cls(
-            feature_dim=shapes["trunk.mean"][0],
+            cells_dim=shapes["trunk.mean"][0],
+            texture_dim=shapes.get("style_trunk.mean", (0,))[0],
             text_dim=shapes["caption_trunk.mean"][0],
             num_styles=shapes.get("style.bias", (0,))[0],
             num_concepts=shapes["concept_offset"][0],
             generator=torch.Generator(),
         )
 
-    def look(self, cells: Float[Tensor, "B K"], dropout: Dropout = _keep) -> Float[Tensor, "B H"]:
-        """What all readings start from."""
-        return self.trunk(cells, dropout)
-
-    def style_logits(self, x: Float[Tensor, "B H"]) -> Float[Tensor, "B S"]:
+    def style_logits(self, texture: Float[Tensor, "B M"], dropout: Dropout = _keep) -> Float[Tensor, "B S"]:
         """Logits of the styles."""
+        assert self.style_trunk is not None
         assert self.style is not None
-        return self.style(x)
+        return self.style(self.style_trunk(texture, dropout))
+
+    def look(self, cells: Float[Tensor, "B K"], dropout: Dropout = _keep) -> Float[Tensor, "B H"]:
+        """What the readings of concept and caption start from."""
+        return self.trunk(cells, dropout)
 
     def concept_scores(
         self, x: Float[Tensor, "B H"], dropout: Dropout = _keep, offset: Bool[Tensor, " C"] | None = None

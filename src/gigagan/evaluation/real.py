@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 from tqdm import tqdm
 
 from gigagan.data.dataset import Sample
@@ -146,19 +144,19 @@ def read_real(
     return real
 
 
-def damaged_cells(
+def damaged(
     data: Captioned, pictures: Sequence[Picture], network: FeatureNetwork, *, seed: int, progress: bool = False
-) -> Float[Tensor, "M K"]:
-    """Cell features of COPIES damaged copies of pictures: one round of all after another."""
+) -> Features:
+    """Features of COPIES damaged copies of pictures: one round of all after another."""
     draw = torch.Generator().manual_seed(seed)
-    rounds: list[list[Tensor]] = [[] for _ in range(COPIES)]
+    rounds: list[list[Features]] = [[] for _ in range(COPIES)]
     for start in tqdm(
         range(0, len(pictures), BATCH), desc="damaged copies", unit="batch", disable=None if progress else True
     ):
         images = as_batch([data[picture.index].image for picture in pictures[start : start + BATCH]])
-        for cells in rounds:
-            cells.append(network(distort(images, draw)).cells)
-    return torch.cat([torch.cat(cells) for cells in rounds])
+        for parts in rounds:
+            parts.append(network(distort(images, draw)))
+    return Features.join([part for parts in rounds for part in parts])
 
 
 def _usable(data: Captioned, indices: Iterable[int]) -> Iterator[tuple[int, Sample]]:
@@ -200,7 +198,7 @@ def _with_splits(pictures: list[Picture]) -> list[Picture]:
 
 def _save(path: Path, real: RealSet) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {"pooled": real.features.pooled.half(), "cells": real.features.cells.half()}
+    tensors = {field.name: getattr(real.features, field.name).half() for field in dataclasses.fields(Features)}
     listing = json.dumps([dataclasses.astuple(p) for p in real.pictures])
     scratch = path.with_suffix(".partial")
     save_file(tensors, scratch, metadata={"hash": real.hash, "pictures": listing})
@@ -212,7 +210,7 @@ def _load(path: Path, digest: str) -> RealSet | None:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
-            features = Features(file.get_tensor("pooled").float(), file.get_tensor("cells").float())
+            features = Features(*(file.get_tensor(field.name).float() for field in dataclasses.fields(Features)))
         pictures = [Picture(*row) for row in json.loads(metadata["pictures"])]
     except (OSError, SafetensorError, KeyError, ValueError, TypeError):
         return None

@@ -11,8 +11,9 @@ from gigagan.evaluation.real import COPIES
 PROTOCOL = {
     "pictures": "uncurated: prompts and seeds fixed by --num and --split before any picture was drawn",
     "style, concept, text": (
-        "small networks over EfficientNet-Lite1 maps (strides 16 and 32, 2 x 2 cells), trained on the real pictures of "
-        f"the training split and {COPIES} damaged copies of each; texts by the mean token of all-MiniLM-L6-v2"
+        "small networks over EfficientNet-Lite1 maps (style: statistics at strides 2 to 16, and colors; the rest: "
+        f"strides 16 and 32 in 2 x 2 cells), trained on the training split and {COPIES} damaged copies of each "
+        "picture; texts by the mean token of all-MiniLM-L6-v2"
     ),
     "concept": "each picture ranks all concepts of the data set; one never seen in training is known by its name alone",
     "text to image, image to text": "each caption ranks all the pictures measured, each picture all their captions",
