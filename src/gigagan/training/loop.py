@@ -55,12 +55,14 @@ def train(cfg: RunConfig, run_dir: Path, *, device: torch.device) -> None:
     torch.manual_seed(cfg.train.seed)  # the networks' first weights
     encoder = build_text_encoder(cfg.text, device)
     state = TrainState(cfg, feature_dim=encoder.feature_dim, device=device)
-    _write_config(cfg, run_dir)
+    _check_config(cfg, run_dir)
     _restore_or_init(state, run_dir)
     features = CaptionFeatures(encoder, preload=Path(cfg.data.features) if cfg.data.features else None)
     prompts = list(cfg.train.grid_prompts) or _first_captions(dataset)
     order = {"seed": cfg.train.seed, "start_nimg": state.nimg, "rank": dist.rank(), "world": dist.world_size()}
     stream = batches(cfg.data, dataset, resolution=resolution, batch=cfg.train.batch, **order)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "config.yaml").write_text(to_yaml(cfg), encoding="utf-8")
     stats = Stats(run_dir, total_kimg=cfg.train.total_kimg)
     stats.start(state.nimg)
     batch_gpu, ticks = cfg.train.batch_gpu, 0
@@ -147,16 +149,13 @@ def _restore_or_init(state: TrainState, run_dir: Path) -> None:
         log.info("started from %s: %d of %d tensors of G", state.cfg.init, taken, len(state.G.state_dict()))
 
 
-def _write_config(cfg: RunConfig, run_dir: Path) -> None:
-    """The resolved configuration beside the results; a run goes on only with the one it began with."""
+def _check_config(cfg: RunConfig, run_dir: Path) -> None:
+    """A run goes on only with the configuration it began with. Raises ConfigError naming what differs."""
     path = run_dir / "config.yaml"
-    text = to_yaml(cfg)
-    if path.exists() and (changed := _changed_lines(path.read_text(encoding="utf-8"), text)):
+    if path.exists() and (changed := _changed_lines(path.read_text(encoding="utf-8"), to_yaml(cfg))):
         raise ConfigError(
             f"{run_dir} was begun with other values ({'; '.join(changed[:3])}); give the same ones or a new --run-dir"
         )
-    run_dir.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
 
 
 def _changed_lines(old: str, new: str) -> list[str]:
@@ -165,6 +164,8 @@ def _changed_lines(old: str, new: str) -> list[str]:
 
 
 def _save_state(state: TrainState, run_dir: Path) -> None:
+    if dist.rank():
+        return
     checkpoint.save_state(
         run_dir, state.nimg, state.state_dict(), {"seed": state.cfg.train.seed}, keep=state.cfg.train.keep_checkpoints
     )
@@ -180,7 +181,7 @@ def _save_snapshot(state: TrainState, encoder: TextEncoder, run_dir: Path, promp
     pipe = Pipeline(state.G_ema, encoder)
     rows: list[list[Image.Image]] = []
     for prompt in prompts:
-        rows.append(list(pipe([prompt] * len(GRID_SEEDS), seeds=list(GRID_SEEDS)).images))
+        rows.append(list(pipe(prompt, seeds=GRID_SEEDS, truncation_psi=1).images))
     folder = run_dir / "grids"
     folder.mkdir(exist_ok=True)
     labelled_grid(rows, rows=prompts, columns=[f"seed {s}" for s in GRID_SEEDS]).save(folder / f"{state.nimg:09d}.png")
