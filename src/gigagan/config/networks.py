@@ -82,6 +82,8 @@ class GeneratorConfig(Section):
     """Width of the style vector."""
     mapping_layers: Count = 4
     """Depth of the mapping network."""
+    mapping_lr_multiplier: Positive = 0.01
+    """Factor on the learning rate of the mapping network (StyleGAN2's)."""
     text_layers: int = Field(4, ge=0)
     """Depth of the learned text transformer T."""
     text_dim: Count = 768

@@ -91,7 +91,7 @@ def build_lesson(real: RealSet, copies: Features, text_encoder: SentenceEncoder)
 
 def pooled_text(text_encoder: SentenceEncoder, texts: Sequence[str]) -> Float[Tensor, "Q E"]:
     """Mean of each text's token features, of unit length (the sentence vector that MiniLM was trained for)."""
-    vectors = [F.normalize(tokens.mean(dim=0), dim=0) for tokens in text_encoder.encode_ragged(texts)]
+    vectors = [F.normalize(tokens[0], dim=0) for tokens in text_encoder.encode_ragged(texts)]
     return torch.stack(vectors).cpu() if vectors else torch.zeros(0, text_encoder.feature_dim)
 
 

@@ -131,7 +131,7 @@ _BERT_KEYS = (
 
 
 class MiniLM:
-    """all-MiniLM-L6-v2: a BERT of 6 layers, width 384. The whole prompt stands at [CLS], position 0."""
+    """all-MiniLM-L6-v2: a BERT of 6 layers, width 384. The prompt as a whole stands at position 0: its tokens' mean."""
 
     # Paper: takes the penultimate layer of CLIP. That choice is CLIP's, whose last layer serves a contrastive loss on
     # one token; MiniLM was trained on the mean of its last layer's tokens, so the last hidden states are the features.
@@ -163,7 +163,7 @@ class MiniLM:
     def encode(self, prompts: Sequence[str]) -> TextFeatures:
         """Features of prompts, each computed alone: the same bits whatever it is asked beside."""
         with torch.no_grad():
-            tokens = [self._forward(self._ids(prompt))[0] for prompt in prompts]
+            tokens = [self._tokens(self._ids(prompt))[0] for prompt in prompts]
         return TextFeatures.from_ragged(tokens, self.max_tokens)
 
     def encode_ragged(self, prompts: Sequence[str], batch: int = 64) -> list[Tensor]:
@@ -176,7 +176,7 @@ class MiniLM:
             for indices in by_length.values():
                 for start in range(0, len(indices), batch):
                     chunk = indices[start : start + batch]
-                    tokens.update(zip(chunk, self._forward(torch.cat([all_ids[i] for i in chunk])), strict=True))
+                    tokens.update(zip(chunk, self._tokens(torch.cat([all_ids[i] for i in chunk])), strict=True))
         return [tokens[i] for i in range(len(prompts))]
 
     def count_tokens(self, prompt: str) -> int:
@@ -196,6 +196,11 @@ class MiniLM:
 
     def _ids(self, prompt: str) -> Int[Tensor, "1 t"]:
         return torch.tensor([self.tokenizer.ids(prompt)], device=self.device)
+
+    def _tokens(self, ids: Int[Tensor, "B t"]) -> Float[Tensor, "B t E"]:
+        """The features: last hidden states, and at [CLS] their mean, which is what MiniLM puts a sentence in."""
+        x = self._forward(ids)
+        return torch.cat([x.mean(dim=1, keepdim=True), x[:, 1:]], dim=1)
 
     def _forward(self, ids: Int[Tensor, "B t"]) -> Float[Tensor, "B t E"]:
         """The last hidden states of equally long prompts (Devlin et al. 2018)."""

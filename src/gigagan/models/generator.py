@@ -13,7 +13,6 @@ from gigagan.models.frozen import TextFeatures
 from gigagan.models.layers import AdaptiveConv, EqualConv, EqualLinear, normalize, upsample
 from gigagan.models.text import TextCondition, TextTransformer
 
-MAPPING_LR_MULTIPLIER = 0.01  # StyleGAN2
 W_AVG_DECAY = 0.995  # StyleGAN2
 
 
@@ -22,12 +21,11 @@ class MappingNetwork(nn.Module):
 
     w_avg: Tensor
 
-    def __init__(self, z_dim: int, text_dim: int, w_dim: int, *, num_layers: int) -> None:
+    def __init__(self, z_dim: int, text_dim: int, w_dim: int, *, num_layers: int, lr_multiplier: float) -> None:
         super().__init__()
         dims = [z_dim + text_dim] + [w_dim] * num_layers
         self.layers = nn.ModuleList(
-            EqualLinear(dims[i], dims[i + 1], lr_multiplier=MAPPING_LR_MULTIPLIER, activation=True)
-            for i in range(num_layers)
+            EqualLinear(dims[i], dims[i + 1], lr_multiplier=lr_multiplier, activation=True) for i in range(num_layers)
         )
         self.register_buffer("w_avg", torch.zeros(w_dim))
 
@@ -168,7 +166,13 @@ class Generator(nn.Module):
         self.cfg = cfg
         self.feature_dim = feature_dim
         self.text = TextTransformer(feature_dim, dim=cfg.text_dim, num_layers=cfg.text_layers, num_heads=cfg.text_heads)
-        self.mapping = MappingNetwork(cfg.z_dim, cfg.text_dim, cfg.w_dim, num_layers=cfg.mapping_layers)
+        self.mapping = MappingNetwork(
+            cfg.z_dim,
+            cfg.text_dim,
+            cfg.w_dim,
+            num_layers=cfg.mapping_layers,
+            lr_multiplier=cfg.mapping_lr_multiplier,
+        )
         self.synthesis = SynthesisNetwork(cfg)
 
     @property
