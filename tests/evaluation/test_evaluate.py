@@ -166,3 +166,15 @@ def test_report() -> None:
     assert read["figures"]["distance"] == {"value": 12.345, "real": None, "chance": None}
     assert read["model"] == "m"
     assert "not FID" in read["protocol"]["distances"]
+
+
+def test_every_picture_is_measured_whatever_the_batch(
+    evaluator: Evaluator, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = plan(evaluator.real, "train", 15)
+    ideal = _ideal(requests, world)
+    whole = evaluate(ideal, requests, evaluator, world)
+    monkeypatch.setattr("gigagan.evaluation.evaluate.BATCH", 4)
+    for a, b in zip(whole, evaluate(ideal, requests, evaluator, world), strict=True):
+        assert a.name == b.name
+        assert a.value == pytest.approx(b.value, rel=1e-3, abs=1e-4)

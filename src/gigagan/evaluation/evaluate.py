@@ -6,6 +6,7 @@ Nothing here sees a model: `plan` says which prompts and seeds to draw, `evaluat
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -96,7 +97,7 @@ def evaluate(
     paired = {r.item for r in requests if r.role == "again"}
     drawn = zip(requests, images, strict=True)
     bar = tqdm(total=len(requests), desc="measured", unit="picture", disable=None if progress else True)
-    while batch := [pair for pair, _ in zip(drawn, range(BATCH), strict=False)]:
+    while batch := list(islice(drawn, BATCH)):
         parts.append(evaluator.network(as_batch([image for _, image in batch])))
         kept |= {(r.role, r.item): image for r, image in batch if r.item in paired}
         bar.update(len(batch))
