@@ -5,7 +5,7 @@
 #   make fix      what can be put right by a tool
 #   make test     the fast tests; shapes are checked in each call
 #   make test-slow, make e2e, make test-gpu
-#   make goldens  stored texts (docs/cli) anew, and the difference
+#   make goldens  stored texts (docs/cli, tests/golden) anew, and the difference
 #
 # The CPU build of torch on Linux: make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 
@@ -64,8 +64,8 @@ e2e: .venv/.dev
 	$(BIN)/python -m pytest -m e2e tests/e2e
 
 goldens: .venv/.dev
-	$(BIN)/python -m pytest -q --write-goldens tests/test_cli_help.py
-	git --no-pager diff --stat docs/cli
+	$(BIN)/python -m pytest -q --write-goldens tests/test_cli_help.py tests/test_cost.py
+	git --no-pager diff --stat docs/cli tests/golden
 
 print-torch:
 	@echo "$(TORCH)"

@@ -34,6 +34,10 @@ COMMANDS = {
         "Measure the model directory MODEL, each figure beside the same of real pictures.",
     ),
     "config": ("gigagan.cli.config:config", "Print every key of PRESET with KEY=VALUE overrides applied."),
+    "info": (
+        "gigagan.cli.info:info",
+        "Print parameters, FLOPs and activation memory of PRESET by part and resolution.",
+    ),
 }
 
 USER_ERRNOS = frozenset(
