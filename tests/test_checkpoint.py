@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gigagan import checkpoint, model_files
-from gigagan.checkpoint import latest_state, load_model, model_hash, save_model, save_state
+from gigagan.checkpoint import find_model, latest_state, load_model, model_hash, save_model, save_state
 from gigagan.errors import CheckpointError
 from gigagan.models.discriminator import Discriminator
 from gigagan.models.frozen import HashedText
@@ -370,3 +370,14 @@ def test_a_run_doesnt_begin_anew_over_damaged_states(tmp_path: Path) -> None:
     (path / "G.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match="none of its 1 states is whole"):
         latest_state(tmp_path)
+
+
+def test_a_name_is_the_model_of_that_name_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    packaged = find_model("emoji")
+    assert packaged.name == "emoji"
+    assert packaged.parent.name == "pretrained"
+    assert find_model("./emoji") == Path("./emoji")  # a path stays one
+    assert find_model("absent") == Path("absent")
+    (tmp_path / "emoji").mkdir()
+    assert find_model("emoji") == Path("emoji")  # what is there comes first

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -109,13 +110,19 @@ def save_model(
     return path
 
 
-def load_model(path: Path, device: torch.device | str = "cpu", *, discriminator: bool = True) -> Model:
-    """Read a model directory, every tensor checked by name, shape, dtype and hash before it is used.
+def find_model(path: str | Path) -> Path:
+    """A model directory: the path itself or, where it names none, the model of that name in the package (`emoji`)."""
+    packaged = Path(str(resources.files("gigagan"))) / "pretrained" / str(path)
+    return packaged if Path(path).name == str(path) and not Path(path).exists() and packaged.is_dir() else Path(path)
+
+
+def load_model(path: str | Path, device: torch.device | str = "cpu", *, discriminator: bool = True) -> Model:
+    """Read a model directory (`find_model`), every tensor checked by name, shape, dtype and hash before it is used.
 
     Weights come out in float32, networks in eval mode without gradients. Without `discriminator` D is left alone.
     Raises CheckpointError, one line, naming the first differences.
     """
-    path = Path(path)
+    path = find_model(path)
     _settle(path)
     index = read_index(path)
     networks: dict[str, nn.Module] = {}

@@ -12,7 +12,6 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,19 +106,18 @@ class Pipeline:
     @classmethod
     def from_pretrained(
         cls,
-        path: str | Path | None = None,
+        path: str | Path = "emoji",
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | str | None = None,
     ) -> "Pipeline":
-        """The model in a directory, by default the one in the package. `dtype`: float32 (default) or bfloat16.
+        """The model in a directory, or the one of that name in the package. `dtype`: float32 (default) or bfloat16.
 
         Raises CheckpointError where a file is missing, damaged or of another shape.
         """
         arithmetic = _dtype(dtype)
         device = dist.device(device) if isinstance(device, str) else device
-        where = Path(path) if path is not None else Path(str(resources.files("gigagan") / "pretrained" / "emoji"))
-        model = load_model(where, device, discriminator=False)
+        model = load_model(path, device, discriminator=False)
         generator = model.generator if arithmetic == torch.float32 else converted(model.generator, arithmetic)
         return cls(generator, model.text_encoder, dtype=arithmetic, index=model.index)
 

@@ -16,10 +16,7 @@ from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).parents[2]
 SHORT = " train.batch=16 train.batch_gpu=8"
-TUNE = (
-    "gigagan train emoji64 --run-dir runs/mine data.path=my-pictures init=src/gigagan/pretrained/emoji "
-    "train.freeze_D=2 train.total_kimg="
-)
+TUNE = "gigagan train emoji64 --run-dir runs/mine data.path=my-pictures init=emoji train.freeze_D=2 train.total_kimg="
 
 FEW = ("cat", "green-apple", "house", "rainbow", "red-apple", "rocket", "scissors", "star", "strawberry", "sunflower")
 

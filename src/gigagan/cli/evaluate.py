@@ -21,7 +21,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model")
 @click.option("--data", "data_path", type=click.Path(path_type=Path), required=True, help="Data set to measure by.")
 @click.option(
     "--num",
@@ -37,9 +37,9 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--json", "json_path", type=FILE, metavar="FILE", help="Write the figures here.")
 @click.option("--sheet", "sheet_path", type=FILE, metavar="FILE", help="Write the first pictures here, as PNG.")
 def evaluate(
-    model: Path, data_path: Path, num: int, split: str, psi: float, json_path: Path | None, sheet_path: Path | None
+    model: str, data_path: Path, num: int, split: str, psi: float, json_path: Path | None, sheet_path: Path | None
 ) -> None:
-    """Measure the model directory MODEL, each figure beside the same of real pictures.
+    """Measure MODEL (a directory, or emoji: the one in the package), each figure beside the same of real pictures.
 
     What measures learns from real pictures of the data, once (minutes), and is kept in ~/.cache/gigagan. Prompts and
     seeds are fixed by the options: nothing is chosen after looking.
@@ -63,7 +63,7 @@ def evaluate(
     started = time.monotonic()
     figures = measure(_drawn(pipe, requests, psi, shown), requests, evaluator, data, progress=True)
     about = {
-        "model": str(model),
+        "model": model,
         "model_hash": pipe.model_hash,
         "data": str(data_path),
         "evaluator_hash": evaluator.hash,

@@ -53,7 +53,7 @@ MAX_SLUG_BYTES = 80  # file systems take 255 bytes a name
     help="How a sheet shows small pictures larger.",
 )
 @click.option("--levels", is_flag=True, help="Also write the smaller pictures that the generator makes on its way.")
-@click.option("--model", type=click.Path(path_type=Path), help="Model directory.  [default: the one in the package]")
+@click.option("--model", default="emoji", show_default=True, help="Model directory, or the name of one in the package.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps; auto = the fastest found.")
 @click.option(
     "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Arithmetic."
@@ -67,7 +67,7 @@ def generate(
     grid: Path | None,
     enlarge: str,
     levels: bool,
-    model: Path | None,
+    model: str,
     device: str,
     dtype: str,
 ) -> None:

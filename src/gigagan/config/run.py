@@ -140,7 +140,7 @@ class RunConfig(Section):
     """All of it."""
 
     init: str = ""
-    """Model directory to start from."""
+    """Model directory to start from, or the name of one in the package (emoji)."""
     data: DataConfig = DataConfig()
     text: TextConfig = TextConfig()
     generator: GeneratorConfig = GeneratorConfig()

@@ -141,7 +141,7 @@ def _restore_or_init(state: TrainState, run_dir: Path) -> None:
         state.load_state_dict(saved.tensors, saved.nimg)
         log.info("resumed from %s at %.3f kimg", saved.path.name, saved.nimg / 1000)
     elif state.cfg.init:
-        model = checkpoint.load_model(Path(state.cfg.init), device=state.device)
+        model = checkpoint.load_model(state.cfg.init, device=state.device)
         taken = grow_from(state.G, dict(model.generator.state_dict()), what=state.cfg.init)
         state.G_ema.load_state_dict(state.G.state_dict())
         if model.discriminator is not None:
