@@ -16,7 +16,7 @@ from gigagan.training.stats import Stats
 from gigagan.training.steps import discriminator_step
 
 CPU = torch.device("cpu")
-SHORT = ("train.batch=8", "train.batch_gpu=8", "train.kimg_per_tick=0.1", "train.keep_checkpoints=5")
+SHORT = ("train.batch=8", "train.batch_gpu=8", "train.kimg_per_tick=0.1", "train.max_sec_per_tick=1000")
 
 
 def run(run_dir: Path, *overrides: str) -> None:
