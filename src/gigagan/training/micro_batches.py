@@ -36,8 +36,8 @@ class MicroBatch:
 def micro_batches(
     state: TrainState, batch: Batch, features: CaptionFeatures[TextFeatures], batch_gpu: int, *, phase: int
 ) -> Iterator[MicroBatch]:
-    """The batch in parts. Randomness is a function of (seed, rank, images seen, phase) and is drawn for the whole
-    batch at once, so neither a restart nor the size of the parts changes it."""
+    """The batch in parts. Randomness is a function of (seed, rank, images seen, phase), so a restart changes nothing;
+    latents and augmentation are drawn for the whole batch, captions are mismatched within a part."""
     cfg, total = state.cfg, len(batch.captions)
     generator = torch.Generator().manual_seed(_mix(cfg.train.seed, dist.rank(), state.nimg, phase))
     z = torch.randn(total, cfg.generator.z_dim, generator=generator)
