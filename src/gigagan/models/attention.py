@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from gigagan.config import AttentionConfig
 from gigagan.models.layers import EqualLinear
 
 MASKED_NORM = 1e6  # |k|^2 of a padding token: its softmax weight is exactly 0 in float32 and bfloat16
@@ -154,3 +155,21 @@ class AttentionBlock(nn.Module):
         # MLP.
         x = torch.add(x, self.mlp(self.mlp_norm(x)), alpha=self.gain)
         return x.transpose(1, 2).unflatten(2, (H, -1))
+
+
+def attention_stack(
+    cfg: AttentionConfig, resolution: int, channels: int, *, style_dim: int = 0, text_dim: int = 0
+) -> nn.ModuleList:
+    """The blocks of one side of the feature maps; none where the configuration has no attention there."""
+    return nn.ModuleList(
+        AttentionBlock(
+            channels,
+            head_dim=cfg.head_dim,
+            dim_multiplier=cfg.dim_multiplier,
+            mlp_multiplier=cfg.mlp_multiplier,
+            residual_gain=cfg.residual_gain,
+            style_dim=style_dim,
+            text_dim=text_dim,
+        )
+        for _ in range(cfg.depth_at(resolution))
+    )

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gigagan.config import DiscriminatorConfig
-from gigagan.models.attention import AttentionBlock
+from gigagan.models.attention import attention_stack
 from gigagan.models.frozen import TextFeatures
 from gigagan.models.layers import AdaptiveConv, EqualConv, EqualLinear, downsample
 from gigagan.models.text import TextTransformer
@@ -59,16 +59,7 @@ class Stage(nn.Module):
         last = resolution == 4
         # Unstated: what follows fromRGB; LeakyReLU, as StyleGAN2.
         self.from_rgb = EqualConv(3, channels, kernel=1, activation=True)
-        self.attention = nn.ModuleList(
-            AttentionBlock(
-                channels,
-                head_dim=cfg.attention.head_dim,
-                dim_multiplier=cfg.attention.dim_multiplier,
-                mlp_multiplier=cfg.attention.mlp_multiplier,
-                residual_gain=cfg.attention.residual_gain,
-            )
-            for _ in range(cfg.attention.depth_at(resolution))
-        )
+        self.attention = attention_stack(cfg.attention, resolution, channels)
         self.blocks = nn.ModuleList(
             ResidualBlock(channels, channels, gain=cfg.residual_gain, down=False) for _ in range(num_blocks - 1)
         )

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from gigagan.config import GeneratorConfig
-from gigagan.models.attention import AttentionBlock
+from gigagan.models.attention import attention_stack
 from gigagan.models.frozen import TextFeatures
 from gigagan.models.layers import AdaptiveConv, EqualConv, EqualLinear, normalize, upsample
 from gigagan.models.text import TextCondition, TextTransformer
@@ -97,17 +97,8 @@ class SynthesisLevel(nn.Module):
             for _ in range(cfg.blocks[level] - 1)
         )
         # Unstated: where attention goes; one stack a side, after its convolution blocks (paper.md 3.1).
-        self.attention = nn.ModuleList(
-            AttentionBlock(
-                channels,
-                head_dim=cfg.attention.head_dim,
-                dim_multiplier=cfg.attention.dim_multiplier,
-                mlp_multiplier=cfg.attention.mlp_multiplier,
-                residual_gain=cfg.attention.residual_gain,
-                style_dim=cfg.w_dim,
-                text_dim=cfg.text_dim,
-            )
-            for _ in range(cfg.attention.depth_at(resolution))
+        self.attention = attention_stack(
+            cfg.attention, resolution, channels, style_dim=cfg.w_dim, text_dim=cfg.text_dim
         )
         # Unstated: toRGB has one filter and no demodulation.
         self.to_rgb = AdaptiveConv(channels, 3, style_dim=cfg.w_dim, kernel=1, demodulate=False)
