@@ -31,7 +31,7 @@ COMMANDS = {
     ),
     "evaluate": (
         "gigagan.cli.evaluate:evaluate",
-        "Measure the model directory MODEL, each figure beside the same of real pictures.",
+        "Measure MODEL (a directory, or emoji: the one in the package), each figure beside the same of real pictures.",
     ),
     "config": ("gigagan.cli.config:config", "Print every key of PRESET with KEY=VALUE overrides applied."),
     "info": (
