@@ -33,8 +33,8 @@ SCALE = {
         ),
     },
     "docs/your-data.md": {
-        TUNE + "20": TUNE.replace("init=", f"init={ROOT}/") + "0.016" + SHORT,
-        TUNE + "40": TUNE.replace("init=", f"init={ROOT}/") + "0.032" + SHORT,
+        TUNE + "20": TUNE + "0.016" + SHORT,
+        TUNE + "40": TUNE + "0.032" + SHORT,
         "gigagan evaluate runs/mine/model --data my-pictures": (
             "gigagan evaluate runs/mine/model --data my-pictures --num 18"
         ),

@@ -133,14 +133,3 @@ def test_learning_rate_warms_up() -> None:
         state.nimg += 8
     assert rates[0] == pytest.approx(0.00025)
     assert rates[9:] == [0.0025] * 3
-
-
-def test_the_game_may_start_later(tmp_path: Path) -> None:
-    """Until then only G learns, from the paired term; then both play."""
-    run(tmp_path, "train.total_kimg=0.048", "train.kimg_per_tick=0.024", "loss.adv_start_kimg=0.024")
-    before, after = (json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines())
-    assert "Loss/G/paired_l1" in before
-    assert not {"Loss/D/adv", "Loss/G/adv"} & set(before)
-    assert {"Loss/D/adv", "Loss/G/adv", "Loss/G/paired_l1"} <= set(after)
-    with pytest.raises(ConfigError, match="leaves G without a loss"):
-        config.load("tiny", ["loss.adv_start_kimg=1", "loss.paired_l1_weight=0"])

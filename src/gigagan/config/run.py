@@ -69,8 +69,6 @@ class LossConfig(Section):
     """Share of the batch that R1 looks at."""
     paired_l1_weight: NonNegative = 0.0
     """L1 between generated and real pyramids of one caption; for small data, 0 in the paper."""
-    adv_start_kimg: NonNegative = 0.0
-    """Until then G learns from the paired term alone, at a third of the cost; D begins here."""
 
 
 class AugmentConfig(Section):
@@ -172,8 +170,6 @@ class RunConfig(Section):
             )
         if self.train.batch_gpu < 2 and self.loss.match_weight_D + self.loss.match_weight_G > 0:
             raise ValueError("train.batch_gpu is 1, but the matching loss needs another caption; use at least 2")
-        if self.loss.adv_start_kimg and not self.loss.paired_l1_weight:
-            raise ValueError("loss.adv_start_kimg leaves G without a loss; set loss.paired_l1_weight above 0")
         if self.train.freeze_D >= len(G.resolutions):
             raise ValueError(
                 f"train.freeze_D is {self.train.freeze_D}, but D has {len(G.resolutions)} stages; leave one to train"

@@ -113,12 +113,11 @@ def _step(
 
     # Discriminator. R1 every r1_interval steps, weighted up by the same factor (lazy regularization).
     r1 = cfg.loss.r1_gamma > 0 and state.step % cfg.loss.r1_interval == 0
-    if state.adversarial:
-        with updating(state.D, state.opt_D):
-            state.opt_D.zero_grad(set_to_none=True)
-            for micro in micro_batches(state, batch, features, batch_gpu, phase=0):
-                stats.add(discriminator_step(state, micro, share=share, r1=r1))
-            state.opt_D.step()
+    with updating(state.D, state.opt_D):
+        state.opt_D.zero_grad(set_to_none=True)
+        for micro in micro_batches(state, batch, features, batch_gpu, phase=0):
+            stats.add(discriminator_step(state, micro, share=share, r1=r1))
+        state.opt_D.step()
 
     # Generator.
     with updating(state.G, state.opt_G):

@@ -41,12 +41,6 @@ class TrainState:
         return self.nimg // self.cfg.train.batch
 
     @property
-    def adversarial(self) -> bool:
-        """Whether D plays yet."""
-        # Deviation: the paper's game starts at once; on a small set the paired term alone teaches the layout cheaply.
-        return self.nimg >= self.cfg.loss.adv_start_kimg * 1000
-
-    @property
     def dtype(self) -> torch.dtype:
         """Arithmetic of convolutions and attention."""
         return torch.bfloat16 if self.cfg.train.dtype == "bfloat16" else torch.float32

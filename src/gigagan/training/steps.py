@@ -68,7 +68,7 @@ def generator_step(state: TrainState, batch: MicroBatch, *, share: float) -> Sta
     state.G.mapping.track(w.detach())
     pyramid = state.G.synthesize(w, condition, dtype=state.dtype)
 
-    total, stats = _adversarial(state, batch, pyramid) if state.adversarial else (torch.zeros(()), {})
+    total, stats = _adversarial(state, batch, pyramid)
     if loss.paired_l1_weight:
         paired = losses.paired_l1(pyramid, _real_pyramid(state, batch.img))
         total = total + loss.paired_l1_weight * paired
