@@ -182,8 +182,9 @@ def _step_cost(
         trained = not p.module.startswith(frozen) if frozen else True
         is_text, is_head = p.module.startswith("text."), p.module.startswith("heads.")
         pictures = 1 if is_text else 2
-        judged_D = 2 if is_head and loss.match_weight_D else 1
-        judged_G = 2 if is_head and loss.match_weight_G else 1
+        asks_text = is_head and not p.module.endswith(".unconditional")
+        judged_D = 2 if asks_text and loss.match_weight_D else 1
+        judged_G = 2 if asks_text and loss.match_weight_G else 1
         to_image = p.gradients(trained=False, image=True)
         discriminator += p.flops * pictures * judged_D * (1 + p.gradients(trained=trained, image=False))
         generator += p.flops * judged_G * (1 + to_image)

@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Logits = list[dict[int, Tensor]]
+PerPicture = Callable[[Tensor], Tensor]
+"""A logit map [B, 1, H, W] to a loss for each picture, [B]."""
 
 
 def loss_real(logits: Float[Tensor, "B 1 H W"]) -> Float[Tensor, " B"]:
@@ -27,7 +29,7 @@ def loss_generated(logits: Float[Tensor, "B 1 H W"]) -> Float[Tensor, " B"]:
 
 def multi_scale(
     logits: Logits,
-    loss: Callable[[Tensor], Tensor],
+    loss: PerPicture,
     *,
     level_weights: Sequence[float],
     intermediate_weight: float,
@@ -85,6 +87,18 @@ def paired_l1(pyramid: list[Tensor], real_pyramid: list[Tensor]) -> Float[Tensor
     """mean over levels of |G(z, c)_i - x_i|, c the caption of x."""
     # Deviation: not in the paper; on a small set it points every level to what its caption means.
     return torch.stack([(a - b).abs().mean() for a, b in zip(pyramid, real_pyramid, strict=True)]).mean()
+
+
+def perceptual_distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Float[Tensor, " B"]:
+    """Mean over maps and places of |x/|x| - y/|y||^2 over channels (LPIPS, Zhang et al. 2018, all weights 1).
+
+    `a` and `b` are feature maps [B, C, H, W] of two batches; 0 for equal ones, at most 4.
+    """
+    distances = [
+        (F.normalize(x, dim=1) - F.normalize(y, dim=1)).square().sum(dim=1).mean(dim=(1, 2))
+        for x, y in zip(a, b, strict=True)
+    ]
+    return torch.stack(distances).mean(dim=0)
 
 
 def ema_decay(batch: int, ema_kimg: float) -> float:

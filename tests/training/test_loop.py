@@ -13,7 +13,7 @@ from gigagan.training.loop import train
 from gigagan.training.micro_batches import MicroBatch
 from gigagan.training.state import TrainState
 from gigagan.training.stats import Stats
-from gigagan.training.steps import discriminator_step
+from gigagan.training.steps import discriminator_step, generator_step
 
 CPU = torch.device("cpu")
 SHORT = ("train.batch=8", "train.batch_gpu=8", "train.kimg_per_tick=0.1", "train.max_sec_per_tick=1000")
@@ -77,6 +77,26 @@ def test_memory_running_out_halves_the_micro_batch(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(loop, "discriminator_step", hungry)
     run(tmp_path, "train.total_kimg=0.016")
     assert sizes == [8, 4, 4, 4, 4]
+
+
+def test_memory_running_out_for_g_leaves_d_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D is updated once a batch, whatever G's half has to try again."""
+    sizes: dict[str, list[int]] = {"D": [], "G": []}
+
+    def discriminator(state: TrainState, batch: MicroBatch, *, share: float, r1: bool) -> object:
+        sizes["D"].append(len(batch.img))
+        return discriminator_step(state, batch, share=share, r1=r1)
+
+    def hungry(state: TrainState, batch: MicroBatch, *, share: float) -> object:
+        sizes["G"].append(len(batch.img))
+        if len(batch.img) > 4:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 1 GiB")
+        return generator_step(state, batch, share=share)
+
+    monkeypatch.setattr(loop, "discriminator_step", discriminator)
+    monkeypatch.setattr(loop, "generator_step", hungry)
+    run(tmp_path, "train.total_kimg=0.016")
+    assert sizes == {"D": [8, 4, 4], "G": [8, 4, 4, 4, 4]}
 
 
 def test_another_configuration_is_refused(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ Precedence: defaults < preset or file < `section.key=value` overrides. `None` ne
 """
 
 from gigagan.config.load import from_dict, load, preset_names, to_yaml
-from gigagan.config.networks import AttentionConfig, DiscriminatorConfig, GeneratorConfig, Section
+from gigagan.config.networks import AttentionConfig, DiscriminatorConfig, GeneratorConfig, Section, VisionConfig
 from gigagan.config.run import (
     AugmentConfig,
     DataConfig,
@@ -27,6 +27,7 @@ __all__ = [
     "Section",
     "TextConfig",
     "TrainConfig",
+    "VisionConfig",
     "from_dict",
     "load",
     "preset_names",

@@ -145,3 +145,16 @@ class DiscriminatorConfig(Section):
     def channels(self, resolution: int) -> int:
         """Width of the feature maps at this side."""
         return min(self.channel_base // resolution, self.channel_max)
+
+
+class VisionConfig(Section):
+    """The vision-aided discriminator V (paper 5.4), built where loss.vision_weight isn't 0."""
+
+    text_layers: int = Field(1, ge=0)
+    """Depth of V's own learned text transformer."""
+    text_dim: Count = 256
+    """Width of the text vector that modulates its heads."""
+    text_heads: Count = 4
+    """Heads of its text transformer."""
+    channels: Count = 64
+    """Width of the fixed random projections and of the heads."""

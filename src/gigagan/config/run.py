@@ -14,6 +14,7 @@ from gigagan.config.networks import (
     NonNegative,
     Positive,
     Section,
+    VisionConfig,
     check_levels,
 )
 
@@ -69,6 +70,10 @@ class LossConfig(Section):
     """Share of the batch that R1 looks at."""
     paired_l1_weight: NonNegative = 0.0
     """L1 between generated and real pyramids of one caption; for small data, 0 in the paper."""
+    vision_weight: NonNegative = 0.0
+    """Vision-aided adversarial loss on the frozen EfficientNet-Lite0 (`gigagan data weights lite0`); 0 = without."""
+    perceptual_weight: NonNegative = 0.0
+    """Distance of generated and real pictures of one caption in features of that network; 0 in the paper."""
 
 
 class AugmentConfig(Section):
@@ -143,6 +148,7 @@ class RunConfig(Section):
     text: TextConfig = TextConfig()
     generator: GeneratorConfig = GeneratorConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    vision: VisionConfig = VisionConfig()
     loss: LossConfig = LossConfig()
     augment: AugmentConfig = AugmentConfig()
     optim_G: OptimizerConfig = OptimizerConfig()

@@ -21,6 +21,8 @@ from tqdm import tqdm
 
 from gigagan.errors import DataError
 
+PADDED_TO = 8
+"""Batches are padded to a multiple of so many tokens."""
 FORMAT = "gigagan-caption-features-1"
 PROBE = "a probe of the text encoder, 1 2 3"
 
@@ -78,8 +80,11 @@ class CaptionFeatures(Generic[F]):
         return self._padded([found[caption] for caption in captions])
 
     def _padded(self, kept: Sequence[tuple[Float[Tensor, "t E"], int]]) -> F:
-        tokens = torch.zeros(len(kept), self.encoder.max_tokens, self.encoder.feature_dim)
-        mask = torch.zeros(len(kept), self.encoder.max_tokens, dtype=torch.bool)
+        # Padding beyond the longest caption changes nothing, being masked; a few lengths only, for compiled steps.
+        longest = max(len(values) for values, _ in kept)
+        length = min(-(-longest // PADDED_TO) * PADDED_TO, self.encoder.max_tokens)
+        tokens = torch.zeros(len(kept), length, self.encoder.feature_dim)
+        mask = torch.zeros(len(kept), length, dtype=torch.bool)
         for i, (values, _) in enumerate(kept):
             tokens[i, : len(values)] = values
             mask[i, : len(values)] = True

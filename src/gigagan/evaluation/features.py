@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from gigagan import losses
 from gigagan.models import frozen
 
 SIDE = 128
@@ -112,15 +113,8 @@ def palette(images: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B M"]:
 
 
 def perceptual_distance(a: frozen.ImageFeatures, b: frozen.ImageFeatures) -> Float[Tensor, " B"]:
-    """Mean over maps and places of |x/|x| - y/|y||^2 over channels (LPIPS, Zhang et al. 2018, all weights 1).
-
-    0 for equal pictures, at most 4.
-    """
-    distances = [
-        (F.normalize(x, dim=1) - F.normalize(y, dim=1)).square().sum(dim=1).mean(dim=(1, 2))
-        for x, y in zip(a.maps, b.maps, strict=True)
-    ]
-    return torch.stack(distances).mean(dim=0).cpu()
+    """`losses.perceptual_distance` over all maps, on the CPU."""
+    return losses.perceptual_distance(a.maps, b.maps).cpu()
 
 
 def as_batch(images: Sequence[NDArray[np.uint8]]) -> UInt8[Tensor, "B 3 H W"]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gigagan.config import AttentionConfig
 from gigagan.models.layers import EqualLinear
 
+UNFUSED_KEYS = 512  # in training on a CPU the fused kernels' backward pass takes two to three times as long up to here
 MASKED_NORM = 1e6  # |k|^2 of a padding token: its softmax weight is exactly 0 in float32 and bfloat16
 
 
@@ -21,17 +22,22 @@ def l2_attention(
     k: Float[Tensor, "B heads K d"],
     v: Float[Tensor, "B heads K d"],
     key_mask: Bool[Tensor, "B K"] | None = None,
+    *,
+    fused: bool = True,
 ) -> Float[Tensor, "B heads Q d"]:
     """softmax_j(-|q_i - k_j|^2 / sqrt(d)) v_j, over the keys that aren't masked.
 
-    Softmax ignores |q_i|^2, so the logits are (2 q.k - |k|^2) / sqrt(d): a dot product with two more channels that
-    hold -|k|^2 (its rounding to the working dtype, and what the rounding lost), v padded to the same width so that
-    the fused kernels take it.
+    Softmax ignores |q_i|^2, so the logits are (2 q.k - |k|^2) / sqrt(d). Fused, that is a dot product with two more
+    channels that hold -|k|^2 (its rounding to the working dtype, and what the rounding lost), v padded to the same
+    width so that the fast kernels take it; else two products with the softmax between them, equal but for rounding.
     """
     d = q.shape[-1]
     norm = k.to(torch.float32).square().sum(dim=-1, keepdim=True)
     if key_mask is not None:
         norm = norm.masked_fill(~key_mask[:, None, :, None], MASKED_NORM)
+    if not fused:
+        logits = (q * (2 / math.sqrt(d))) @ k.transpose(2, 3) - norm.transpose(2, 3) / math.sqrt(d)  # float32
+        return logits.softmax(dim=3).to(v.dtype) @ v
     high = norm.to(k.dtype)
     low = (norm - high.to(torch.float32)).to(k.dtype)
     q = torch.cat([q * 2, -torch.ones_like(q[..., :2])], dim=-1)
@@ -66,7 +72,8 @@ class L2Attention(nn.Module):
         q = self._split(self.to_q(x))
         k = self._split((self.to_k or self.to_q)(context))
         v = self._split(self.to_v(context))
-        return self.to_out(l2_attention(q, k, v, key_mask).transpose(1, 2).flatten(2))
+        fused = not (self.training and x.device.type == "cpu" and k.shape[2] <= UNFUSED_KEYS)
+        return self.to_out(l2_attention(q, k, v, key_mask, fused=fused).transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # [B, heads, K, d]

@@ -7,6 +7,7 @@ Axes: B batch, C channels, D text width, M pictures at an exit (levels times bat
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -17,6 +18,16 @@ from gigagan.models.attention import attention_stack
 from gigagan.models.frozen import TextFeatures
 from gigagan.models.layers import AdaptiveConv, EqualConv, EqualLinear, downsample
 from gigagan.models.text import TextTransformer
+
+
+class Exit(NamedTuple):
+    """What phi gives at an exit, for every level that has entered before it."""
+
+    features: Tensor
+    """[j * B, C_j, H_j, W_j], levels 0 ... j - 1 side by side."""
+    unconditional: Tensor
+    """[j * B, 1, H_j, W_j]: the part of the logit that no text changes."""
+
 
 Logits = list[dict[int, Tensor]]
 """logits[i][j]: entry level i (0 = full resolution), exit j in i + 1 ... L; each [B, 1, H_j, W_j]; high means real."""
@@ -99,11 +110,16 @@ class Head(nn.Module):
         )
         self.unconditional = EqualConv(channels, 1, kernel=1)
 
-    def forward(self, x: Float[Tensor, "M C H W"], t_D: Float[Tensor, "M D"]) -> Float[Tensor, "M 1 H W"]:
-        y = x
+    def look(self, x: Float[Tensor, "M C H W"]) -> Float[Tensor, "M 1 H W"]:
+        """The unconditional logit, which no text changes."""
+        return self.unconditional(x).to(torch.float32)
+
+    def forward(
+        self, x: Float[Tensor, "M C H W"], unconditional: Float[Tensor, "M 1 H W"], t_D: Float[Tensor, "M D"]
+    ) -> Float[Tensor, "M 1 H W"]:
         for layer in self.psi:
-            y = layer(y, t_D)
-        return y.to(torch.float32) + self.unconditional(x).to(torch.float32)
+            x = layer(x, t_D)
+        return x.to(torch.float32) + unconditional
 
 
 class Discriminator(nn.Module):
@@ -134,23 +150,24 @@ class Discriminator(nn.Module):
     def forward(self, pyramid: list[Tensor], features: TextFeatures, dtype: torch.dtype = torch.float32) -> Logits:
         return self.judge(self.phi(pyramid, dtype=dtype), self.text(features).t_global)
 
-    def phi(self, pyramid: list[Tensor], dtype: torch.dtype = torch.float32) -> list[Tensor]:
-        """Features at exits 1 ... L; at exit j the levels 0 ... j - 1 side by side: [j * B, C_j, H_j, W_j]."""
+    def phi(self, pyramid: list[Tensor], dtype: torch.dtype = torch.float32) -> list[Exit]:
+        """Exits 1 ... L of a pyramid; what is seen there can be judged under several captions."""
         assert len(pyramid) == self.num_levels, (len(pyramid), self.num_levels)
-        exits: list[Tensor] = []
+        exits: list[Exit] = []
         x: Tensor | None = None
-        for img, stage in zip(pyramid, self.stages.values(), strict=True):
+        for img, stage, head in zip(pyramid, self.stages.values(), self.heads.values(), strict=True):
             assert isinstance(stage, Stage)
+            assert isinstance(head, Head)
             entering = stage.from_rgb(img.to(dtype).contiguous(memory_format=torch.channels_last))
             x = stage(entering if x is None else torch.cat([x, entering]))
-            exits.append(x)
+            exits.append(Exit(x, head.look(x)))
         return exits
 
-    def judge(self, exits: list[Tensor], t_D: Float[Tensor, "B D"]) -> Logits:
+    def judge(self, exits: list[Exit], t_D: Float[Tensor, "B D"]) -> Logits:
         """Logits of phi's features under these captions; logits[i][j] as in `Logits`."""
         logits: Logits = [{} for _ in exits]
-        for j, (x, head) in enumerate(zip(exits, self.heads.values(), strict=True), start=1):
-            levels = head(x, t_D.repeat(j, 1)).chunk(j)
+        for j, (seen, head) in enumerate(zip(exits, self.heads.values(), strict=True), start=1):
+            levels = head(seen.features, seen.unconditional, t_D.repeat(j, 1)).chunk(j)
             for i in range(j):
                 logits[i][j] = levels[i]
         return logits

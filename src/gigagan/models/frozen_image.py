@@ -96,6 +96,7 @@ class EfficientNetLite(nn.Module):
         self.stem = SameConv(3, STEM_CHANNELS, kernel=3, stride=2)
         self.blocks = nn.ModuleList()
         self.taps: list[int] = []
+        self.map_channels = [STAGES[stage][3] for stage in TAPPED_STAGES]
         channels = STEM_CHANNELS
         for stage, (expansion, kernel, stride, out_channels, repeats) in enumerate(STAGES):
             deepened = repeats if stage in (0, len(STAGES) - 1) else math.ceil(repeats * depth)

@@ -112,6 +112,10 @@ def image_pyramid(img: Float[Tensor, "B C H W"], *, levels: int) -> list[Tensor]
     return pyramid
 
 
+def _scaled(x: Float[Tensor, "B I H W"], scale: Float[Tensor, "B I"]) -> Float[Tensor, "B I H W"]:
+    return x * scale.to(x.dtype)[:, :, None, None]
+
+
 class AdaptiveConv(nn.Module):
     """Convolution whose kernel is mixed from a bank by the style, then modulated and demodulated (Eq. 1-2).
 
@@ -123,8 +127,8 @@ class AdaptiveConv(nn.Module):
     mixed kernel is a quadratic form in a and s^2 over the bank's Gram matrix: no per-sample kernel is ever
     modulated, squared or summed. What is left has exactly equal forms:
       grouped   mix the bank into one kernel a sample, then one grouped convolution;
-      bank      convolve once with all N filters, then mix the outputs;
-      matmul    for 1x1 kernels, which are small: build each sample's whole kernel, then one batched product.
+      bank      sum_n a_n K_n * x = [K_1 ... K_N] * [a_1 x ... a_N x]: one dense convolution for the whole batch;
+      matmul    for small 1x1 kernels on large maps: build each sample's whole kernel, then one batched product.
     """
 
     # Unstated: the order of convolution and upsampling; convolving first is a quarter of the work.
@@ -157,17 +161,14 @@ class AdaptiveConv(nn.Module):
         w = w.to(torch.float32)
         scale = self.to_scale(w) * self.gain  # [B, I]
         select = None if self.to_select is None else self.to_select(w).softmax(dim=1)  # [B, N]
-        if self.bank.shape[-1] == 1 and not self.up:
+        if self._prefers_matmul(x):
             return self._matmul_form(x, scale, select)
-
-        x = x * scale.to(x.dtype)[:, :, None, None]
-
         if select is None:
-            y = F.conv2d(x, self.bank[0].to(x.dtype), padding=self.bank.shape[-1] // 2)
-        elif self._prefers_bank():
-            y = self._bank_form(x, select)
+            y = F.conv2d(_scaled(x, scale), self.bank[0].to(x.dtype), padding=self.bank.shape[-1] // 2)
+        elif self.training:  # with its batches, N dense products beat one grouped convolution a sample
+            y = self._bank_form(x, scale, select)
         else:
-            y = self._grouped_form(x, select)
+            y = self._grouped_form(_scaled(x, scale), select)
 
         # Demodulation, bias and gain in one pass; upsampling and LeakyReLU commute with positive factors.
         bias = (self.bias * self.out_gain).to(y.dtype)[:, None, None]
@@ -180,9 +181,13 @@ class AdaptiveConv(nn.Module):
             y = upsample(y)
         return F.leaky_relu(y, ACTIVATION_SLOPE) if self.activation else y
 
-    def _prefers_bank(self) -> bool:
-        # With gradients, N small dense products beat one grouped convolution a sample (docs/performance.md).
-        return torch.is_grad_enabled()
+    def _prefers_matmul(self, x: Tensor) -> bool:
+        """Whether building kernels is less work than passing over the maps before and after one shared convolution.
+
+        The passes touch H W (I + O) numbers, the kernels I O; the factor is where the two took the same time.
+        """
+        _, O, I, k, _ = self.bank.shape
+        return k == 1 and not self.up and x.shape[2] * x.shape[3] * (I + O) > 10 * I * O
 
     def _matmul_form(self, x: Tensor, scale: Tensor, select: Tensor | None) -> Tensor:
         bank = self.bank.to(torch.float32).flatten(2)  # [N, O, I]
@@ -205,10 +210,13 @@ class AdaptiveConv(nn.Module):
         y = F.conv2d(x.reshape(1, -1, H, W), kernel, padding=kernel.shape[-1] // 2, groups=B)
         return y.view(B, -1, H, W)
 
-    def _bank_form(self, x: Tensor, select: Tensor) -> Tensor:
-        y = F.conv2d(x, self.bank.flatten(0, 1).to(x.dtype), padding=self.bank.shape[-1] // 2)  # [B, N O, H, W]
-        y = y.unflatten(1, self.bank.shape[:2])
-        return (y * select.to(x.dtype)[:, :, None, None, None]).sum(dim=1)
+    def _bank_form(self, x: Tensor, scale: Tensor, select: Tensor) -> Tensor:
+        B, _, H, W = x.shape
+        factors = (select[:, :, None] * scale[:, None]).to(x.dtype)  # [B, N, I]
+        # A last axis of channels, so that the maps stay channels-last.
+        wide = (x.permute(0, 2, 3, 1)[:, :, :, None] * factors[:, None, None]).view(B, H, W, -1).permute(0, 3, 1, 2)
+        kernel = self.bank.to(x.dtype).transpose(0, 1).flatten(1, 2)  # [O, N I, k, k]
+        return F.conv2d(wide, kernel, padding=kernel.shape[-1] // 2)
 
     def _demodulation(self, scale: Tensor, select: Tensor | None) -> Tensor:
         """1 / norm of each sample's mixed and modulated kernel, [B, O]."""

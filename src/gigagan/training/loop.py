@@ -3,8 +3,8 @@
 import logging
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from gigagan.data.features import CaptionFeatures
 from gigagan.data.loader import Batch, batches
 from gigagan.errors import ConfigError
 from gigagan.grid import labelled_grid
-from gigagan.models.frozen import TextEncoder, TextFeatures, build_text_encoder
+from gigagan.models.frozen import TextEncoder, TextFeatures, build_text_encoder, load_efficientnet_lite
 from gigagan.pipeline import Pipeline
 from gigagan.training.micro_batches import micro_batches
 from gigagan.training.state import TrainState, grow_from, updating
@@ -54,7 +54,9 @@ def train(cfg: RunConfig, run_dir: Path, *, device: torch.device) -> None:
     dataset = open_dataset(cfg.data.path or packaged_pictures(), split=cfg.data.split, resolution=resolution)
     torch.manual_seed(cfg.train.seed)  # the networks' first weights
     encoder = build_text_encoder(cfg.text, device)
-    state = TrainState(cfg, feature_dim=encoder.feature_dim, device=device)
+    looks = cfg.loss.vision_weight > 0 or cfg.loss.perceptual_weight > 0
+    image_network = load_efficientnet_lite("lite0", device) if looks else None
+    state = TrainState(cfg, feature_dim=encoder.feature_dim, device=device, image_network=image_network)
     _check_config(cfg, run_dir)
     _restore_or_init(state, run_dir)
     features = CaptionFeatures(encoder, preload=Path(cfg.data.features) if cfg.data.features else None)
@@ -69,7 +71,7 @@ def train(cfg: RunConfig, run_dir: Path, *, device: torch.device) -> None:
 
     with _stop_requested() as stop:
         while state.nimg < cfg.train.total_kimg * 1000 and not stop.is_set():
-            batch_gpu = _step_within_memory(state, next(stream), features, stats, batch_gpu)
+            batch_gpu = _step(state, next(stream), features, stats, batch_gpu)
             state.update_ema()
             state.nimg += cfg.train.batch
 
@@ -88,13 +90,42 @@ def train(cfg: RunConfig, run_dir: Path, *, device: torch.device) -> None:
     stats.close()
 
 
-def _step_within_memory(
+def _step(
     state: TrainState, batch: Batch, features: CaptionFeatures[TextFeatures], stats: Stats, batch_gpu: int
 ) -> int:
-    """A step, its micro-batches halved until they fit; returns the size that did."""
+    """One optimizer step of D (and V), then one of G; returns the size of micro-batches that fitted."""
+    _set_learning_rate(state)
+    # R1 every r1_interval steps, weighted up by the same factor (lazy regularization).
+    r1 = state.cfg.loss.r1_gamma > 0 and state.step % state.cfg.loss.r1_interval == 0
+
+    def judges(size: int) -> None:
+        share = size / state.cfg.train.batch
+        with ExitStack() as turn:
+            for network, optimizer in state.judges:
+                turn.enter_context(updating(network, optimizer))
+                optimizer.zero_grad(set_to_none=True)
+            for micro in micro_batches(state, batch, features, size, phase=0):
+                stats.add(discriminator_step(state, micro, share=share, r1=r1))
+            for _, optimizer in state.judges:
+                optimizer.step()
+
+    def generator(size: int) -> None:
+        share = size / state.cfg.train.batch
+        with updating(state.G, state.opt_G):
+            state.opt_G.zero_grad(set_to_none=True)
+            for micro in micro_batches(state, batch, features, size, phase=1):
+                stats.add(generator_step(state, micro, share=share))
+            state.opt_G.step()
+
+    # Each half on its own: a half that is done isn't done again.
+    return _within_memory(generator, _within_memory(judges, batch_gpu))
+
+
+def _within_memory(half: Callable[[int], None], batch_gpu: int) -> int:
+    """Half a step, its micro-batches halved until they fit; returns the size that did."""
     while True:
         try:
-            _step(state, batch, features, stats, batch_gpu)
+            half(batch_gpu)
             return batch_gpu
         except RuntimeError as error:  # torch has no one class for this
             if not _out_of_memory(error) or batch_gpu < 4 or batch_gpu % 2:
@@ -103,32 +134,9 @@ def _step_within_memory(
             log.warning("memory ran out; train.batch_gpu is now %d (same batch, same result)", batch_gpu)
 
 
-def _step(
-    state: TrainState, batch: Batch, features: CaptionFeatures[TextFeatures], stats: Stats, batch_gpu: int
-) -> None:
-    """One optimizer step of D, then one of G."""
-    cfg = state.cfg
-    share = batch_gpu / cfg.train.batch
-    _set_learning_rate(state)
-
-    # Discriminator. R1 every r1_interval steps, weighted up by the same factor (lazy regularization).
-    r1 = cfg.loss.r1_gamma > 0 and state.step % cfg.loss.r1_interval == 0
-    with updating(state.D, state.opt_D):
-        state.opt_D.zero_grad(set_to_none=True)
-        for micro in micro_batches(state, batch, features, batch_gpu, phase=0):
-            stats.add(discriminator_step(state, micro, share=share, r1=r1))
-        state.opt_D.step()
-
-    # Generator.
-    with updating(state.G, state.opt_G):
-        state.opt_G.zero_grad(set_to_none=True)
-        for micro in micro_batches(state, batch, features, batch_gpu, phase=1):
-            stats.add(generator_step(state, micro, share=share))
-        state.opt_G.step()
-
-
 def _set_learning_rate(state: TrainState) -> None:
-    for optimizer, cfg in ((state.opt_G, state.cfg.optim_G), (state.opt_D, state.cfg.optim_D)):
+    judges = [(optimizer, state.cfg.optim_D) for _, optimizer in state.judges]
+    for optimizer, cfg in [(state.opt_G, state.cfg.optim_G), *judges]:
         warm = min(1.0, (state.nimg + state.cfg.train.batch) / (cfg.warmup_kimg * 1000)) if cfg.warmup_kimg else 1.0
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * warm

@@ -11,15 +11,26 @@ from gigagan.config import OptimizerConfig, RunConfig
 from gigagan.errors import CheckpointError
 from gigagan.losses import ema_decay
 from gigagan.models.discriminator import Discriminator
+from gigagan.models.frozen import EfficientNetLite
 from gigagan.models.generator import Generator
+from gigagan.models.vision_aided import VisionAidedDiscriminator
 
 
 class TrainState:
-    """G, D, G_ema, their optimizers and `nimg`, the real images seen: the clock of a run."""
+    """G, D, V where the loss has it, G_ema, their optimizers and `nimg`, the real images seen: the clock of a run."""
 
-    def __init__(self, cfg: RunConfig, *, feature_dim: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        cfg: RunConfig,
+        *,
+        feature_dim: int,
+        device: torch.device,
+        image_network: EfficientNetLite | None = None,
+    ) -> None:
+        """`image_network`, frozen, is needed where loss.vision_weight or loss.perceptual_weight isn't 0."""
         self.cfg = cfg
         self.device = device
+        self.image_network = image_network
         self.nimg = 0
         self.G = Generator(cfg.generator, feature_dim=feature_dim).to(device)
         self.D = Discriminator(cfg.discriminator, resolution=cfg.generator.resolution, feature_dim=feature_dim).to(
@@ -32,8 +43,19 @@ class TrainState:
         lazy = cfg.loss.r1_interval / (cfg.loss.r1_interval + 1) if cfg.loss.r1_gamma else 1.0
         self.opt_G = build_optimizer(self.G, cfg.optim_G, lazy=1.0)
         self.opt_D = build_optimizer(self.D, cfg.optim_D, lazy=lazy)
+        self.judges: list[tuple[nn.Module, torch.optim.AdamW]] = [(self.D, self.opt_D)]
+        """What learns in D's half of a step."""
+        self.V: VisionAidedDiscriminator | None = None
+        if cfg.loss.vision_weight:
+            assert image_network is not None
+            self.V = VisionAidedDiscriminator(
+                cfg.vision, map_channels=image_network.map_channels, feature_dim=feature_dim
+            ).to(device)
+            self.opt_V = build_optimizer(self.V, cfg.optim_D, lazy=1.0)
+            self.judges.append((self.V, self.opt_V))
         self.G.requires_grad_(False)  # until `updating` says whose turn it is
-        self.D.requires_grad_(False)
+        for network, _ in self.judges:
+            network.requires_grad_(False)
 
     @property
     def step(self) -> int:
@@ -57,21 +79,29 @@ class TrainState:
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Every tensor of the run, by component; with `nimg` and the configuration it is the whole state."""
-        return {
-            "G": dict(self.G.state_dict()),
-            "D": dict(self.D.state_dict()),
-            "G_ema": dict(self.G_ema.state_dict()),
-            "opt_G": _optimizer_tensors(self.opt_G, self.G),
-            "opt_D": _optimizer_tensors(self.opt_D, self.D),
-        }
+        tensors = {name: dict(network.state_dict()) for name, network in self._networks().items()}
+        for name, (optimizer, network) in self._optimizers().items():
+            tensors[name] = _optimizer_tensors(optimizer, network)
+        return tensors
 
     def load_state_dict(self, tensors: dict[str, dict[str, Tensor]], nimg: int) -> None:
         """Take over a saved state. Raises CheckpointError when a tensor is missing or of another shape."""
-        for name, network in (("G", self.G), ("D", self.D), ("G_ema", self.G_ema)):
-            load_tensors(network, tensors[name], what=name)
-        _load_optimizer(self.opt_G, self.G, tensors["opt_G"])
-        _load_optimizer(self.opt_D, self.D, tensors["opt_D"])
+        for name, network in self._networks().items():
+            load_tensors(network, tensors.get(name, {}), what=name)
+        for name, (optimizer, network) in self._optimizers().items():
+            _load_optimizer(optimizer, network, tensors.get(name, {}))
         self.nimg = nimg
+
+    def _networks(self) -> dict[str, nn.Module]:
+        networks: dict[str, nn.Module] = {"G": self.G, "D": self.D, "G_ema": self.G_ema}
+        return networks if self.V is None else networks | {"V": self.V}
+
+    def _optimizers(self) -> dict[str, tuple[torch.optim.AdamW, nn.Module]]:
+        optimizers: dict[str, tuple[torch.optim.AdamW, nn.Module]] = {
+            "opt_G": (self.opt_G, self.G),
+            "opt_D": (self.opt_D, self.D),
+        }
+        return optimizers if self.V is None else optimizers | {"opt_V": (self.opt_V, self.V)}
 
 
 def build_optimizer(network: nn.Module, cfg: OptimizerConfig, *, lazy: float) -> torch.optim.AdamW:

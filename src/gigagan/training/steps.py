@@ -4,8 +4,6 @@ Text meets only D's heads, so phi runs once over generated and real pictures tog
 twice: under their own captions and under others'.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -16,6 +14,7 @@ from gigagan.models.frozen import TextFeatures
 from gigagan.models.layers import image_pyramid, to_float
 from gigagan.training.micro_batches import MicroBatch
 from gigagan.training.state import TrainState
+from gigagan.training.vision import vision_judged, vision_judges
 
 Stats = dict[str, Tensor]
 
@@ -52,6 +51,12 @@ def discriminator_step(state: TrainState, batch: MicroBatch, *, share: float, r1
         stats["Scores/mismatched"] = _last_score(_halves(other_logits)[1])
     (total * share).backward()
 
+    # V sees the full size alone, through a network of its own: another graph.
+    if state.V is not None:
+        judged, vision_stats = vision_judges(state, state.V, batch, gen_pyramid[0], real_shown[0])
+        (judged * share).backward()
+        stats |= vision_stats
+
     if r1:
         count = max(round(B * loss.r1_share), 1)
         penalty = _r1(state, [img[:count] for img in real_shown], batch.features, count)
@@ -68,7 +73,12 @@ def generator_step(state: TrainState, batch: MicroBatch, *, share: float) -> Sta
     state.G.mapping.track(w.detach())
     pyramid = state.G.synthesize(w, condition, dtype=state.dtype)
 
-    total, stats = _adversarial(state, batch, pyramid)
+    shown = batch.augmentation(pyramid)
+    total, stats = _adversarial(state, batch, shown)
+    if state.image_network is not None:
+        judged, vision_stats = vision_judged(state, batch, shown[0])
+        total = total + judged
+        stats |= vision_stats
     if loss.paired_l1_weight:
         paired = losses.paired_l1(pyramid, _real_pyramid(state, batch.img))
         total = total + loss.paired_l1_weight * paired
@@ -77,10 +87,10 @@ def generator_step(state: TrainState, batch: MicroBatch, *, share: float) -> Sta
     return stats
 
 
-def _adversarial(state: TrainState, batch: MicroBatch, pyramid: list[Tensor]) -> tuple[Tensor, Stats]:
+def _adversarial(state: TrainState, batch: MicroBatch, shown: list[Tensor]) -> tuple[Tensor, Stats]:
     """What D says of G's pictures under their own captions and, where it has a weight, under others'."""
     loss = state.cfg.loss
-    exits = state.D.phi(batch.augmentation(pyramid), dtype=state.dtype)
+    exits = state.D.phi(shown, dtype=state.dtype)
     with torch.no_grad():
         t_D = state.D.text(batch.features).t_global
     adv = _sum(state.D.judge(exits, t_D), losses.loss_real, loss, loss.intermediate_adv_weight).mean()
@@ -114,7 +124,7 @@ def _first(features: TextFeatures, count: int) -> TextFeatures:
     return TextFeatures(features.tokens[:count], features.mask[:count], features.global_index[:count])
 
 
-def _sum(logits: losses.Logits, loss: Callable[[Tensor], Tensor], cfg: LossConfig, weight: float) -> Tensor:
+def _sum(logits: losses.Logits, loss: losses.PerPicture, cfg: LossConfig, weight: float) -> Tensor:
     return losses.multi_scale(logits, loss, level_weights=cfg.level_weights, intermediate_weight=weight)
 
 
