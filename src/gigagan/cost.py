@@ -24,12 +24,13 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from gigagan.config import LossConfig, RunConfig, TextConfig
 from gigagan.errors import CheckpointError
+from gigagan.models.adaptive_conv import AdaptiveConv
 from gigagan.models.attention import L2Attention
 from gigagan.models.discriminator import Discriminator
 from gigagan.models.frozen import HashedText, TextFeatures
 from gigagan.models.frozen_files import locate, read_config
 from gigagan.models.generator import Generator
-from gigagan.models.layers import AdaptiveConv, EqualConv, EqualLinear
+from gigagan.models.layers import EqualConv, EqualLinear
 
 META = torch.device("meta")
 MINILM_DIM = 384  # all-MiniLM-L6-v2, the encoder in the package

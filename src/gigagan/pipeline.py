@@ -10,7 +10,6 @@ import operator
 import secrets
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +25,7 @@ from gigagan.metadata import PictureInfo
 from gigagan.model_files import hash_of_parts
 from gigagan.models.frozen import TextEncoder
 from gigagan.models.generator import Generator
+from gigagan.models.inference import prepared
 from gigagan.models.layers import to_uint8
 from gigagan.models.text import TextCondition
 
@@ -92,7 +92,7 @@ class Pipeline:
         index: Mapping[str, Any] | None = None,
         micro_batch: int = 0,
     ) -> None:
-        """For networks in memory; `from_pretrained` reads a directory. The generator is used as it is.
+        """For networks in memory; `from_pretrained` reads a directory. The generator is copied as it is now.
 
         `micro_batch`: pictures drawn at once, 0 = `micro_batch_size`. Another number may change the last bit of pixels.
         """
@@ -101,6 +101,7 @@ class Pipeline:
         self.dtype = dtype
         self.index = dict(index or {})
         self.micro_batch = micro_batch or micro_batch_size(self.device)
+        self._drawing = prepared(generator, dtype)
         self._prompts: OrderedDict[str, _Prompt] = OrderedDict()
 
     @classmethod
@@ -118,8 +119,7 @@ class Pipeline:
         arithmetic = _dtype(dtype)
         device = dist.device(device) if isinstance(device, str) else device
         model = load_model(path, device, discriminator=False)
-        generator = model.generator if arithmetic == torch.float32 else converted(model.generator, arithmetic)
-        return cls(generator, model.text_encoder, dtype=arithmetic, index=model.index)
+        return cls(model.generator, model.text_encoder, dtype=arithmetic, index=model.index)
 
     def save_pretrained(self, path: str | Path, *, dtype: torch.dtype = torch.float32) -> Path:
         """Write a model directory with this generator and text encoder; the provenance is kept."""
@@ -193,15 +193,15 @@ class Pipeline:
         """One micro-batch: at most `size` pictures, padded with the last, as a uint8 pyramid on the CPU."""
         padding = size - len(prompts)
         encoded = [self._encode(p) for p in prompts + prompts[-1:] * padding]
-        z = torch.cat([latent(seed, self.generator.cfg.z_dim) for seed in seeds + seeds[-1:] * padding])
+        z = torch.cat([latent(seed, self._drawing.cfg.z_dim) for seed in seeds + seeds[-1:] * padding])
         condition = TextCondition(
             torch.cat([p.condition.t_local for p in encoded]),
             torch.cat([p.condition.mask for p in encoded]),
             torch.cat([p.condition.t_global for p in encoded]),
         )
-        w = self.generator.mapping(z.to(self.device), condition.t_global)
-        w = truncate(w, torch.cat([p.w_mean for p in encoded]), self.generator.mapping.w_avg, psi)
-        pyramid = self.generator.synthesize(w, condition, dtype=self.dtype)
+        w = self._drawing.mapping(z.to(self.device), condition.t_global)
+        w = truncate(w, torch.cat([p.w_mean for p in encoded]), self._drawing.mapping.w_avg, psi)
+        pyramid = self._drawing.synthesize(w, condition, dtype=self.dtype)
         return [to_uint8(level[: len(prompts)]).cpu() for level in pyramid]
 
     def _encode(self, prompt: str) -> _Prompt:
@@ -210,9 +210,9 @@ class Pipeline:
             self._prompts.move_to_end(prompt)
             return self._prompts[prompt]
         with torch.inference_mode():
-            condition: TextCondition = self.generator.text(self.text_encoder.encode([prompt]).to(self.device))
-            z = latent(MEAN_SEED, self.generator.cfg.z_dim, count=MEAN_SAMPLES).to(self.device)
-            w = self.generator.mapping(z, condition.t_global.expand(MEAN_SAMPLES, -1))
+            condition: TextCondition = self._drawing.text(self.text_encoder.encode([prompt]).to(self.device))
+            z = latent(MEAN_SEED, self._drawing.cfg.z_dim, count=MEAN_SAMPLES).to(self.device)
+            w = self._drawing.mapping(z, condition.t_global.expand(MEAN_SAMPLES, -1))
         encoded = _Prompt(condition, w.mean(dim=0, keepdim=True))
         self._prompts[prompt] = encoded
         if len(self._prompts) > CACHED_PROMPTS:
@@ -236,18 +236,6 @@ def latent(seed: int, z_dim: int, *, count: int = 1) -> Tensor:
 def to_pil(img: Tensor) -> list[Image.Image]:
     """Pictures of uint8 [N, 3, H, W]."""
     return [Image.fromarray(one.permute(1, 2, 0).contiguous().numpy()) for one in img]
-
-
-def converted(generator: Generator, dtype: torch.dtype) -> Generator:
-    """A copy whose convolution and attention weights are kept in dtype, which spares casting them at every call.
-
-    The text layers, the mapping network and what reads w stay float32, as in training.
-    """
-    copy = deepcopy(generator)
-    for name, parameter in copy.synthesis.named_parameters():
-        if parameter.ndim > 1 and not any(part in name for part in ("to_scale", "to_select", "style_token")):
-            parameter.data = parameter.data.to(dtype)
-    return copy
 
 
 def check_prompts(prompt: str | Sequence[str]) -> list[str]:

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gigagan.models.layers import AdaptiveConv, EqualConv, EqualLinear, downsample, to_float, to_uint8, upsample
+from gigagan.models.adaptive_conv import AdaptiveConv
+from gigagan.models.layers import EqualConv, EqualLinear, downsample, to_float, to_uint8, upsample
 
 
 def reference(layer: AdaptiveConv, x: Tensor, w: Tensor) -> Tensor:
@@ -53,9 +54,9 @@ def zero_insertion_upsample(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("demodulate", [True, False])
 @pytest.mark.parametrize("up", [True, False])
-@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("training", [True, False])
 def test_adaptive_conv_is_equation_1_and_2(
-    num_filters: int, kernel: int, demodulate: bool, up: bool, grad: bool
+    num_filters: int, kernel: int, demodulate: bool, up: bool, training: bool
 ) -> None:
     torch.manual_seed(0)
     layer = AdaptiveConv(
@@ -64,8 +65,7 @@ def test_adaptive_conv_is_equation_1_and_2(
     with torch.no_grad():
         layer.bias.normal_()
     x, w = torch.randn(3, 5, 6, 6).double(), torch.randn(3, 6).double()
-    with torch.set_grad_enabled(grad):  # the two modes take different forms
-        y = layer(x, w)
+    y = layer.train(training)(x, w)  # the two modes take different forms
     # Style arithmetic and demodulation stay float32 by design.
     torch.testing.assert_close(y, reference(layer, x, w), rtol=2e-6, atol=2e-6)
 
@@ -73,14 +73,47 @@ def test_adaptive_conv_is_equation_1_and_2(
 def test_forms_agree_in_values_and_gradients() -> None:
     torch.manual_seed(0)
     layer = AdaptiveConv(6, 4, style_dim=5, num_filters=3)
-    x, select = torch.randn(2, 6, 5, 5, requires_grad=True), torch.rand(2, 3).softmax(dim=1)
-    grouped, bank = layer._grouped_form(x, select), layer._bank_form(x, select)
-    torch.testing.assert_close(grouped, bank, rtol=1e-5, atol=1e-5)
-    g = torch.randn_like(bank)
-    for a, b in zip(
-        torch.autograd.grad(grouped, (x, layer.bank), g), torch.autograd.grad(bank, (x, layer.bank), g), strict=True
-    ):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    x, scale = torch.randn(2, 6, 5, 5, requires_grad=True), torch.randn(2, 6)
+    select, g = torch.rand(2, 3).softmax(dim=1), torch.randn(2, 4, 5, 5)
+    bank = layer._bank_form(x, scale, select)
+    expected = torch.autograd.grad(bank, (x, layer.bank), g)
+    for form in (layer._grouped_form, layer._sample_form):
+        y = form(x, scale, select)
+        torch.testing.assert_close(y, bank, rtol=1e-5, atol=1e-5)
+        for a, b in zip(torch.autograd.grad(y, (x, layer.bank), g), expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("side", [8, 20])  # one matrix product a sample, and a convolution
+@pytest.mark.parametrize("num_filters", [1, 3])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_prepared_layers_are_the_same(side: int, num_filters: int, kernel: int) -> None:
+    torch.manual_seed(0)
+    options = {"kernel": kernel, "num_filters": num_filters, "up": kernel == 3, "activation": True, "out_gain": 0.4}
+    layer = AdaptiveConv(8, 6, style_dim=5, **options)  # type: ignore[arg-type]
+    with torch.no_grad():
+        layer.bias.normal_()
+    x, w = torch.randn(3, 8, side, side).contiguous(memory_format=torch.channels_last), torch.randn(3, 5)
+    with torch.no_grad():
+        before = layer(x, w)
+        layer.prepare(torch.float32)
+        torch.testing.assert_close(layer(x, w), before, rtol=1e-4, atol=1e-5)
+        assert layer(x, w).is_contiguous(memory_format=torch.channels_last)
+        for plain, img in (
+            (EqualLinear(8, 4, lr_multiplier=0.1, bias_init=2.0, activation=True), x.movedim(1, -1)),
+            (EqualConv(8, 4, kernel=3, activation=True, out_gain=0.3), x),
+        ):
+            before = plain(img)
+            plain.prepare(torch.float32)
+            torch.testing.assert_close(plain(img), before, rtol=1e-5, atol=1e-5)
+
+
+def test_training_keeps_channels_last() -> None:
+    """A map of another layout costs each later pass over it many times as much."""
+    x, w = torch.randn(2, 8, 4, 4).contiguous(memory_format=torch.channels_last), torch.randn(2, 5)
+    for num_filters in (1, 3):
+        y = AdaptiveConv(8, 6, style_dim=5, num_filters=num_filters, up=True, activation=True)(x, w)
+        assert y.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_one_filter_is_plain_modulated_convolution() -> None:

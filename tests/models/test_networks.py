@@ -6,10 +6,10 @@ from torch import Tensor
 
 from gigagan import config
 from gigagan.config import DiscriminatorConfig, GeneratorConfig
+from gigagan.models.adaptive_conv import AdaptiveConv
 from gigagan.models.discriminator import Discriminator, Head
 from gigagan.models.frozen import HashedText, TextFeatures
 from gigagan.models.generator import Generator
-from gigagan.models.layers import AdaptiveConv
 from gigagan.models.text import others
 
 ATTENTION = config.AttentionConfig(resolutions=(8,), depths=(1,), head_dim=8, mlp_multiplier=1.0)
@@ -109,7 +109,8 @@ def test_text_reaches_every_logit_and_the_unconditional_branch_ignores_it(
         for parameter in head.psi.parameters():
             parameter.zero_()
     x = torch.randn(3, 8, 4, 4)
-    torch.testing.assert_close(head(x, torch.randn(3, 16)), head(x, torch.randn(3, 16)))
+    seen = head.look(x)
+    torch.testing.assert_close(head(x, seen, torch.randn(3, 16)), head(x, seen, torch.randn(3, 16)))
 
 
 def test_shuffling_words_at_fixed_style_changes_the_picture(G: Generator, features: TextFeatures) -> None:

@@ -54,6 +54,8 @@ class LossConfig(Section):
 
     level_weights: tuple[NonNegative, ...] = (0.33, 0.17, 0.17, 0.17, 0.17)
     """Weight of each entry level, full resolution first."""
+    adv_weight: NonNegative = 1.0
+    """Weight in G of what D says; 0 = G learns from the paired terms alone, without D (a first stage on small data)."""
     intermediate_adv_weight: NonNegative = 0.01
     """Weight of the adversarial logits at exits before the last."""
     intermediate_match_weight: NonNegative = 0.05
@@ -176,6 +178,8 @@ class RunConfig(Section):
             )
         if self.train.batch_gpu < 2 and self.loss.match_weight_D + self.loss.match_weight_G > 0:
             raise ValueError("train.batch_gpu is 1, but the matching loss needs another caption; use at least 2")
+        if not (L := self.loss).adv_weight and not L.vision_weight + L.paired_l1_weight + L.perceptual_weight:
+            raise ValueError("loss.adv_weight is 0 and so is every other loss of G; give one of them a weight")
         if self.train.freeze_D >= len(G.resolutions):
             raise ValueError(
                 f"train.freeze_D is {self.train.freeze_D}, but D has {len(G.resolutions)} stages; leave one to train"

@@ -61,9 +61,6 @@ class FeatureNetwork:
 
     def __init__(self, network: nn.Module, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
-        for parameter in network.parameters():
-            if parameter.ndim == 4:  # A quarter faster on CPUs.
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.network = network.to(self.device)
 
     @torch.no_grad()

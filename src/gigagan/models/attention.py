@@ -36,7 +36,7 @@ def l2_attention(
     if key_mask is not None:
         norm = norm.masked_fill(~key_mask[:, None, :, None], MASKED_NORM)
     if not fused:
-        logits = (q * (2 / math.sqrt(d))) @ k.transpose(2, 3) - norm.transpose(2, 3) / math.sqrt(d)  # float32
+        logits = (q * (2 / math.sqrt(d))) @ k.transpose(2, 3) + (norm / -math.sqrt(d)).transpose(2, 3)  # float32
         return logits.softmax(dim=3).to(v.dtype) @ v
     high = norm.to(k.dtype)
     low = (norm - high.to(torch.float32)).to(k.dtype)

@@ -14,9 +14,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gigagan.config import DiscriminatorConfig
+from gigagan.models.adaptive_conv import AdaptiveConv
 from gigagan.models.attention import attention_stack
 from gigagan.models.frozen import TextFeatures
-from gigagan.models.layers import AdaptiveConv, EqualConv, EqualLinear, downsample
+from gigagan.models.layers import EqualConv, EqualLinear, downsample
 from gigagan.models.text import TextTransformer
 
 
@@ -153,15 +154,15 @@ class Discriminator(nn.Module):
     def phi(self, pyramid: list[Tensor], dtype: torch.dtype = torch.float32) -> list[Exit]:
         """Exits 1 ... L of a pyramid; what is seen there can be judged under several captions."""
         assert len(pyramid) == self.num_levels, (len(pyramid), self.num_levels)
-        exits: list[Exit] = []
+        features: list[Tensor] = []
         x: Tensor | None = None
-        for img, stage, head in zip(pyramid, self.stages.values(), self.heads.values(), strict=True):
+        for img, stage in zip(pyramid, self.stages.values(), strict=True):
             assert isinstance(stage, Stage)
-            assert isinstance(head, Head)
             entering = stage.from_rgb(img.to(dtype).contiguous(memory_format=torch.channels_last))
             x = stage(entering if x is None else torch.cat([x, entering]))
-            exits.append(Exit(x, head.look(x)))
-        return exits
+            features.append(x)
+        heads = [head for head in self.heads.values() if isinstance(head, Head)]
+        return [Exit(x, head.look(x)) for x, head in zip(features, heads, strict=True)]
 
     def judge(self, exits: list[Exit], t_D: Float[Tensor, "B D"]) -> Logits:
         """Logits of phi's features under these captions; logits[i][j] as in `Logits`."""

@@ -8,9 +8,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from gigagan.config import GeneratorConfig
+from gigagan.models.adaptive_conv import AdaptiveConv
 from gigagan.models.attention import attention_stack
 from gigagan.models.frozen import TextFeatures
-from gigagan.models.layers import AdaptiveConv, EqualConv, EqualLinear, normalize, upsample
+from gigagan.models.layers import EqualConv, EqualLinear, normalize, upsample
 from gigagan.models.text import TextCondition, TextTransformer
 
 W_AVG_DECAY = 0.995  # StyleGAN2

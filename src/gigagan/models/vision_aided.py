@@ -14,8 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gigagan.config import VisionConfig
+from gigagan.models.adaptive_conv import AdaptiveConv
 from gigagan.models.frozen import TextFeatures
-from gigagan.models.layers import AdaptiveConv, EqualConv, normalize
+from gigagan.models.layers import EqualConv, normalize
 from gigagan.models.text import TextTransformer
 
 

@@ -118,7 +118,7 @@ def _step(
             state.opt_G.step()
 
     # Each half on its own: a half that is done isn't done again.
-    return _within_memory(generator, _within_memory(judges, batch_gpu))
+    return _within_memory(generator, _within_memory(judges, batch_gpu) if state.judges else batch_gpu)
 
 
 def _within_memory(half: Callable[[int], None], batch_gpu: int) -> int:

@@ -43,8 +43,10 @@ class TrainState:
         lazy = cfg.loss.r1_interval / (cfg.loss.r1_interval + 1) if cfg.loss.r1_gamma else 1.0
         self.opt_G = build_optimizer(self.G, cfg.optim_G, lazy=1.0)
         self.opt_D = build_optimizer(self.D, cfg.optim_D, lazy=lazy)
-        self.judges: list[tuple[nn.Module, torch.optim.AdamW]] = [(self.D, self.opt_D)]
+        self.judges: list[tuple[nn.Module, torch.optim.AdamW]] = []
         """What learns in D's half of a step."""
+        if cfg.loss.adv_weight:
+            self.judges.append((self.D, self.opt_D))
         self.V: VisionAidedDiscriminator | None = None
         if cfg.loss.vision_weight:
             assert image_network is not None
@@ -54,8 +56,9 @@ class TrainState:
             self.opt_V = build_optimizer(self.V, cfg.optim_D, lazy=1.0)
             self.judges.append((self.V, self.opt_V))
         self.G.requires_grad_(False)  # until `updating` says whose turn it is
-        for network, _ in self.judges:
-            network.requires_grad_(False)
+        self.D.requires_grad_(False)
+        if self.V is not None:
+            self.V.requires_grad_(False)
 
     @property
     def step(self) -> int:

@@ -27,10 +27,34 @@ def discriminator_step(state: TrainState, batch: MicroBatch, *, share: float, r1
     with torch.no_grad():
         gen_pyramid = state.G(batch.z, batch.features, dtype=state.dtype)
     gen_pyramid, real_shown = batch.augmentation(gen_pyramid), batch.augmentation(real_pyramid)
+    stats: Stats = {}
+    if loss.adv_weight:
+        total, stats = _judges(state, batch, gen_pyramid, real_shown)
+        (total * share).backward()
+
+    # V sees the full size alone, through a network of its own: another graph.
+    if state.V is not None:
+        judged, vision_stats = vision_judges(state, state.V, batch, gen_pyramid[0], real_shown[0])
+        (judged * share).backward()
+        stats |= vision_stats
+
+    if r1 and loss.adv_weight:
+        count = max(round(B * loss.r1_share), 1)
+        penalty = _r1(state, [img[:count] for img in real_shown], batch.features, count)
+        (penalty * (loss.r1_gamma / 2 * loss.r1_interval * share)).backward()
+        stats["Loss/D/r1"] = penalty.detach()
+    return stats
+
+
+def _judges(
+    state: TrainState, batch: MicroBatch, gen_pyramid: list[Tensor], real_pyramid: list[Tensor]
+) -> tuple[Tensor, Stats]:
+    """D's loss of generated and real pictures, as shown to it."""
+    loss = state.cfg.loss
     t_D = state.D.text(batch.features).t_global
 
     # Own captions: real is real, generated is generated (Eq. 6).
-    exits = state.D.phi([torch.cat(pair) for pair in zip(gen_pyramid, real_shown, strict=True)], dtype=state.dtype)
+    exits = state.D.phi([torch.cat(pair) for pair in zip(gen_pyramid, real_pyramid, strict=True)], dtype=state.dtype)
     gen_logits, real_logits = _halves(state.D.judge(exits, t_D.repeat(2, 1)))
     adv = _sum(gen_logits, losses.loss_generated, loss, loss.intermediate_adv_weight).mean()
     adv = adv + _sum(real_logits, losses.loss_real, loss, loss.intermediate_adv_weight).mean()
@@ -49,20 +73,7 @@ def discriminator_step(state: TrainState, batch: MicroBatch, *, share: float, r1
         total = total + loss.match_weight_D * match
         stats["Loss/D/match"] = match.detach()
         stats["Scores/mismatched"] = _last_score(_halves(other_logits)[1])
-    (total * share).backward()
-
-    # V sees the full size alone, through a network of its own: another graph.
-    if state.V is not None:
-        judged, vision_stats = vision_judges(state, state.V, batch, gen_pyramid[0], real_shown[0])
-        (judged * share).backward()
-        stats |= vision_stats
-
-    if r1:
-        count = max(round(B * loss.r1_share), 1)
-        penalty = _r1(state, [img[:count] for img in real_shown], batch.features, count)
-        (penalty * (loss.r1_gamma / 2 * loss.r1_interval * share)).backward()
-        stats["Loss/D/r1"] = penalty.detach()
-    return stats
+    return total, stats
 
 
 def generator_step(state: TrainState, batch: MicroBatch, *, share: float) -> Stats:
@@ -74,7 +85,10 @@ def generator_step(state: TrainState, batch: MicroBatch, *, share: float) -> Sta
     pyramid = state.G.synthesize(w, condition, dtype=state.dtype)
 
     shown = batch.augmentation(pyramid)
-    total, stats = _adversarial(state, batch, shown)
+    total, stats = torch.zeros((), device=w.device), Stats()
+    if loss.adv_weight:
+        adv, stats = _adversarial(state, batch, shown)
+        total = total + loss.adv_weight * adv
     if state.image_network is not None:
         judged, vision_stats = vision_judged(state, batch, shown[0])
         total = total + judged
