@@ -35,14 +35,17 @@ MAX_SEED = 2**63 - 1
 MEAN_SEED = 2**63  # of the latents of the conditional mean: no picture's seed
 MEAN_SAMPLES = 16  # paper 9
 CACHED_PROMPTS = 256
+SMALL_PARAMETERS = 50_000_000
 OutputType = Literal["pil", "np", "pt"]
 
 
-def micro_batch_size(device: torch.device) -> int:
-    """Pictures that the networks draw at once on a device: a constant, whatever is asked for."""
-    # On a processor batches gain nothing in float32 (emoji64: 33 ms alone, 45 ms each in a batch of 8), and padding
-    # makes a lone picture cost a whole batch. An accelerator is idle most of the time with a single one.
-    return 1 if device.type == "cpu" else 8
+def micro_batch_size(generator: Generator, device: torch.device) -> int:
+    """Pictures that the networks draw at once: a constant of model and device, whatever is asked for."""
+    # Of a small network most of the time is spent between its products, and four pictures cost twice one (emoji64 on
+    # two cores). A large one keeps a processor busy with a single picture, and padding would cost it whole pictures.
+    if device.type != "cpu":
+        return 8  # an accelerator is idle most of the time with a single one
+    return 4 if sum(p.numel() for p in generator.synthesis.parameters()) < SMALL_PARAMETERS else 1
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class Pipeline:
         self.text_encoder = text_encoder
         self.dtype = dtype
         self.index = dict(index or {})
-        self.micro_batch = micro_batch or micro_batch_size(self.device)
+        self.micro_batch = micro_batch or micro_batch_size(generator, self.device)
         self._drawing = prepared(generator, dtype)
         self._prompts: OrderedDict[str, _Prompt] = OrderedDict()
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gigagan.models.layers import ACTIVATION_GAIN, ACTIVATION_SLOPE, EqualLinear, folded, upsample
+from gigagan.models.layers import ACTIVATION_GAIN, ACTIVATION_SLOPE, EqualLinear, folded, packable, upsample
 
 DEMODULATION_EPS = 1e-8  # StyleGAN2
 UNFOLDED_SIDE = 16  # on a CPU a single sample's convolution is faster as one matrix product up to here
@@ -100,8 +100,7 @@ class AdaptiveConv(nn.Module):
         bank = self.bank.to(dtype).permute(0, 1, 3, 4, 2).contiguous()  # channels-last, within each filter
         self.bank = nn.Parameter(bank.permute(0, 1, 4, 2, 3), requires_grad=False)
         kernel = bank.shape[2]
-        if len(bank) == 1 and kernel > 1 and bank.device.type == "cpu" and torch.backends.mkldnn.is_available():
-            # What torch.compile calls too. By convolution the weights would be reordered at every call.
+        if len(bank) == 1 and kernel > 1 and packable(bank):
             ones, padding = [1, 1], [kernel // 2] * 2
             self.packed = torch.ops.mkldnn._reorder_convolution_weight(self.bank[0], padding, ones, ones, 1)
 

@@ -29,6 +29,7 @@ from gigagan.models.frozen_files import (
     write_config,
     write_licences,
 )
+from gigagan.models.layers import pack_linear, packable, packed_linear
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,7 @@ class MiniLM:
         self.weights = {name: w.to(self.device, torch.float16).float() for name, w in weights.items()}
         self.tokenizer = tokenizer
         self.licences = licences or {}
+        self._packed: dict[str, Tensor] = {}
 
     def encode(self, prompts: Sequence[str]) -> TextFeatures:
         """Features of prompts, each computed alone: the same bits whatever it is asked beside."""
@@ -222,7 +224,12 @@ class MiniLM:
         return x
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
-        return F.linear(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
+        weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+        if not packable(weight):
+            return F.linear(x, weight, bias)
+        if name not in self._packed:
+            self._packed[name] = pack_linear(weight)
+        return packed_linear(x, self._packed[name], bias)
 
     def _norm(self, x: Tensor, name: str) -> Tensor:
         name = name if name.endswith("LayerNorm") else f"{name}.LayerNorm"

@@ -41,6 +41,24 @@ def downsample(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H2 W2"]:
     return F.avg_pool2d(x, 2)
 
 
+def packable(weight: Tensor) -> bool:
+    """Whether a weight can be kept in the layout that a CPU's products read (oneDNN's) instead of reordered each time."""
+    known = (torch.float32, torch.bfloat16)
+    return weight.device.type == "cpu" and weight.dtype in known and torch.backends.mkldnn.is_available()
+
+
+def pack_linear(weight: Float[Tensor, "O I"]) -> Tensor:
+    """A linear layer's weight in that layout, for `packed_linear`; what torch.compile calls for frozen weights."""
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
+    return packed
+
+
+def packed_linear(x: Float[Tensor, "*B I"], packed: Tensor, bias: Float[Tensor, " O"] | None) -> Float[Tensor, "*B O"]:
+    """x W^T + b without gradient, W packed."""
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    return y
+
+
 def folded(weight: Float[Tensor, "*S"], gain: float, dtype: torch.dtype) -> Float[Tensor, "*S"]:
     """gain * weight in dtype."""
     return (weight if gain == 1 else weight * gain).to(dtype)
@@ -68,10 +86,14 @@ class EqualLinear(nn.Module):
         self.bias_gain = lr_multiplier * (ACTIVATION_GAIN if activation else 1.0)
         self.gain = self.bias_gain / math.sqrt(in_dim)
         self.activation = activation
+        self.packed: Tensor | None = None
 
     def forward(self, x: Float[Tensor, "*B I"]) -> Float[Tensor, "*B O"]:
         bias = None if self.bias is None else folded(self.bias, self.bias_gain, x.dtype)
-        y = F.linear(x, folded(self.weight, self.gain, x.dtype), bias)
+        if self.packed is None:
+            y = F.linear(x, folded(self.weight, self.gain, x.dtype), bias)
+        else:
+            y = packed_linear(x, self.packed, bias)
         return F.leaky_relu(y, ACTIVATION_SLOPE) if self.activation else y
 
     @torch.no_grad()
@@ -82,6 +104,8 @@ class EqualLinear(nn.Module):
         if self.bias is not None:
             self.bias = nn.Parameter(folded(self.bias, self.bias_gain, dtype), requires_grad=False)
         self.bias_gain = 1.0
+        if packable(self.weight):
+            self.packed = pack_linear(self.weight)
 
 
 class EqualConv(nn.Module):

@@ -1,0 +1,245 @@
+"""The peers' side of each row, each peer behind one function, at the settings that serve it best.
+
+All of them have random weights: their own are on hubs, and time doesn't depend on them. Nothing is downloaded.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from cases import Case, Part, trainable
+from torch import Tensor, nn
+
+CLIP_DIM = 512  # ViT-B/32's text tower, gigagan-pytorch's default
+CLIP_TOKENS = 77
+PROMPT_TOKENS = 16
+"""Real tokens of a caption where random features stand for CLIP's; our side gets as many."""
+
+# gigagan-pytorch: the two configurations of the study (6.7 M + 4.9 M, and 76.7 M). `text` is T's (and w's) width.
+SMALL = {"capacity": 8, "most": 256, "latent": 256, "text": 128, "text_depth": 2, "kernels": 2, "head": 32}
+BASE = {"capacity": 32, "most": 512, "latent": 512, "text": 512, "text_depth": 4, "kernels": 4, "head": 64}
+ATTENTION = {"small": (16, 8), "base": (32, 16)}
+
+
+def _cached_clip() -> Any:
+    """CLIP whose features were computed before: a fixed random [B, 16, 512], what a cache of caption features gives.
+
+    gigagan-pytorch has no such cache; its text encoder insists on its own adapter, so this is one without a network.
+    """
+    from gigagan_pytorch.open_clip import OpenClipAdapter
+
+    class CachedClip(OpenClipAdapter):
+        def __init__(self) -> None:
+            nn.Module.__init__(self)  # not the adapter's, which builds a network and loads its weights
+            self._dim_latent = CLIP_DIM
+            self.kept: dict[int, Tensor] = {}
+
+        def embed_texts(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+            count = len(texts)
+            if count not in self.kept:
+                self.kept[count] = torch.randn(count, PROMPT_TOKENS, CLIP_DIM)
+            return self.kept[count][:, 0], self.kept[count]
+
+    return CachedClip()
+
+
+def _gigagan_generator(size: str, text_encoder: Any) -> Any:
+    from gigagan_pytorch import Generator
+
+    c = SMALL if size == "small" else BASE
+    return Generator(
+        image_size=64,
+        dim_capacity=c["capacity"],
+        dim_max=c["most"],
+        dim_latent=c["latent"],
+        style_network={"dim": c["text"], "depth": 4, "dim_text_latent": c["text"]},
+        text_encoder=text_encoder,
+        self_attn_resolutions=ATTENTION[size],
+        cross_attn_resolutions=ATTENTION[size],
+        self_attn_dim_head=c["head"],
+        cross_attn_dim_head=c["head"],
+        num_conv_kernels=c["kernels"],
+    )
+
+
+def gigagan_forward(size: str, batch: int, arithmetic: str) -> Case:
+    """gigagan-pytorch's generator with the text encoded before.
+
+    bfloat16 is autocast: its weights can't be converted, since its noise layers are float32 whatever they are given.
+    channels-last isn't offered: its kernels are built anew for each sample, so there is no weight to lay out.
+    """
+    from gigagan_pytorch import TextEncoder
+
+    c = SMALL if size == "small" else BASE
+    encoder = TextEncoder(dim=c["text"], depth=c["text_depth"], clip=_cached_clip())
+    network = _gigagan_generator(size, encoder).eval()
+    parameters = {"G": trainable(network)}
+    network.requires_grad_(False)
+    tokens = {
+        "noise": torch.randn(batch, c["text"]),
+        "global_text_tokens": torch.randn(batch, c["text"]),
+        "fine_text_tokens": torch.randn(batch, CLIP_TOKENS, c["text"]),
+        "text_mask": torch.ones(batch, CLIP_TOKENS, dtype=torch.bool),
+    }
+    return Case({"forward": Part(_drawing(lambda: network(**tokens), arithmetic))}, batch, parameters)
+
+
+def gigagan_training(batch: int, cached_text: bool) -> Case:
+    """gigagan-pytorch's own D and G steps on its small configuration, with its penalty every fourth D step.
+
+    Its core losses: hinge, multi-scale, reconstruction, penalty. The matching and the CLIP loss are off, as neither is
+    in the rows' other side; both would cost it more. float32: its bfloat16 is slower here.
+    Without `cached_text` it runs its CLIP, ViT-B/32, on every caption of every pass, as it comes; one CLIP is shared by
+    G and D, which it does not do by itself.
+    """
+    from gigagan_pytorch import Discriminator, GigaGAN, TextEncoder
+    from gigagan_pytorch.open_clip import OpenClipAdapter
+
+    c = SMALL
+    clip = _cached_clip() if cached_text else OpenClipAdapter(pretrained=None)  # None: random weights, no download
+
+    def encoder() -> Any:
+        return TextEncoder(dim=c["text"], depth=c["text_depth"], clip=clip)
+
+    generator = _gigagan_generator("small", encoder())
+    discriminator = Discriminator(
+        image_size=64,
+        dim_capacity=c["capacity"],
+        dim_max=c["most"],
+        attn_resolutions=ATTENTION["small"],
+        attn_dim_head=c["head"],
+        multiscale_input_resolutions=(32, 16),
+        num_conv_kernels=c["kernels"],
+        text_encoder=encoder(),
+    )
+    folder = tempfile.mkdtemp()  # it makes its folders when built
+    gan = GigaGAN(
+        generator=generator,
+        discriminator=discriminator,
+        generator_contrastive_loss_weight=0.0,
+        matching_awareness_loss_weight=0.0,
+        accelerate_kwargs={"cpu": True},
+        model_folder=f"{folder}/models",
+        results_folder=f"{folder}/results",
+    )
+    captions = [f"a flat color picture of a red apple and {i} stars" for i in range(batch)]
+    pictures = torch.rand(batch, 3, 64, 64)
+
+    def data() -> Iterator[tuple[Tensor, list[str]]]:
+        while True:
+            yield pictures.clone(), captions  # a copy, since it asks for gradients of what it is given
+
+    stream = data()
+    parts = {
+        "D": Part(lambda: gan.train_discriminator_step(dl_iter=stream), 3 / 4),
+        "D with penalty": Part(
+            lambda: gan.train_discriminator_step(dl_iter=stream, apply_gradient_penalty=True), 1 / 4
+        ),
+        "G": Part(lambda: gan.train_generator_step(batch_size=batch, dl_iter=stream)),
+    }
+    return Case(parts, batch, {"G": trainable(generator), "D": trainable(discriminator)})
+
+
+def aura_tile(arithmetic: str) -> Case:
+    """aura-sr: one tile of 64 px to 256 px, with the configuration that its weights are published for (617.6 M).
+
+    `channels_last` is that with weights converted to bfloat16 as well; float32 and autocast leave them as they are.
+    """
+    from aura_sr import UnetUpsampler
+
+    network = UnetUpsampler(
+        style_network={"dim_in": 128, "dim_text_latent": 0, "depth": 4},
+        dim=64,
+        image_size=256,
+        input_image_size=64,
+        unconditional=True,
+    ).eval()
+    parameters = {"upsampler": trainable(network)}
+    network.requires_grad_(False)
+    tile, noise = torch.rand(1, 3, 64, 64), torch.randn(1, 128)
+    if arithmetic == "channels_last":
+        network = network.to(torch.bfloat16, memory_format=torch.channels_last)
+        tile, noise, arithmetic = tile.to(torch.bfloat16), noise.to(torch.bfloat16), "float32"
+    return Case({"tile": Part(_drawing(lambda: network(lowres_image=tile, noise=noise), arithmetic))}, 1, parameters)
+
+
+class OneStep(nn.Module):
+    """A one-step diffusion model from noise and text features to 512 px: U-Net, then the tiny decoder (TAESD).
+
+    Its text encoder is left out, which serves it: 0.2 s and more on top.
+    """
+
+    def __init__(self, size: str) -> None:
+        super().__init__()
+        from diffusers import AutoencoderTiny, UNet2DConditionModel
+
+        if size == "sdxs":  # the layout of BK-SDM-tiny, 323 M
+            layout: dict[str, Any] = {
+                "block_out_channels": (320, 640, 1280),
+                "down_block_types": ("CrossAttnDownBlock2D",) * 3,
+                "mid_block_type": None,
+                "up_block_types": ("CrossAttnUpBlock2D",) * 3,
+                "layers_per_block": 1,
+                "cross_attention_dim": 768,
+            }
+        else:  # SD-Turbo, 866 M
+            layout = {
+                "block_out_channels": (320, 640, 1280, 1280),
+                "attention_head_dim": (5, 10, 20, 20),
+                "use_linear_projection": True,
+                "cross_attention_dim": 1024,
+            }
+        self.text_dim: int = layout["cross_attention_dim"]
+        self.unet = UNet2DConditionModel(sample_size=64, **layout)
+        self.decoder = AutoencoderTiny().decoder  # its encoder isn't needed
+
+    def forward(self, noise: Tensor, text: Tensor) -> Tensor:
+        predicted: Tensor = self.unet(noise, 999, encoder_hidden_states=text, return_dict=False)[0]
+        picture: Tensor = self.decoder(noise - predicted)
+        return picture
+
+    def inputs(self) -> tuple[Tensor, Tensor]:
+        """Noise and text features of one picture."""
+        return torch.randn(1, 4, 64, 64), torch.randn(1, CLIP_TOKENS, self.text_dim)
+
+
+def diffusion(size: str, arithmetic: str) -> Case:
+    """diffusers: one step at 512 px. bfloat16 is with weights converted and channels-last."""
+    network = OneStep(size).eval()
+    parameters = {"unet and decoder": trainable(network)}
+    network.requires_grad_(False)
+    dtype = torch.bfloat16 if arithmetic == "channels_last" else torch.float32
+    network = network.to(dtype, memory_format=torch.channels_last)
+    inputs = [tensor.to(dtype) for tensor in network.inputs()]
+    return Case({"picture": Part(_drawing(lambda: network(*inputs), "float32"))}, 1, parameters)
+
+
+def diffusion_openvino(size: str, precision: str) -> Case:
+    """The same network in OpenVINO, the rivals' best runtime on a processor; `precision`: f32 or bf16."""
+    import openvino as ov
+
+    network = OneStep(size).eval().requires_grad_(False)
+    inputs = network.inputs()
+    with torch.no_grad():
+        model = ov.convert_model(network, example_input=inputs, input=[list(tensor.shape) for tensor in inputs])
+    options = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": precision,
+    }
+    compiled = ov.compile_model(model, "CPU", options)
+    arrays = [tensor.numpy() for tensor in inputs]
+    parameters = sum(p.numel() for p in network.parameters())
+    del network, model
+    return Case({"picture": Part(lambda: compiled(arrays))}, 1, {"unet and decoder": parameters}, flops=0)
+
+
+def _drawing(run: Callable[[], Any], arithmetic: str) -> Callable[[], Any]:
+    """`run` without gradients, under autocast where asked."""
+
+    def drawing() -> Any:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=arithmetic == "autocast"):
+            return run()
+
+    return drawing
