@@ -15,7 +15,8 @@ from gigagan.data.features import CaptionFeatures
 from gigagan.data.loader import Batch
 from gigagan.models.frozen import TextFeatures, build_text_encoder, load_efficientnet_lite
 from gigagan.models.generator import Generator
-from gigagan.pipeline import Pipeline, converted
+from gigagan.models.inference import prepared
+from gigagan.pipeline import Pipeline
 from gigagan.training import loop
 from gigagan.training.state import TrainState
 
@@ -24,9 +25,6 @@ CPU = torch.device("cpu")
 CLIP_TOKENS = 77
 PROMPT_TOKENS = 16
 """Real tokens of a caption where random features stand for CLIP's; the peers get as many."""
-# One family over the sizes of the cost curve: emoji64's widths, one block a side.
-CURVE_SIDES = (16, 32, 64, 128, 256)
-CURVE_BATCHES = (1, 2, 4, 8, 16)
 
 
 def gemm(sides: Sequence[int]) -> Case:
@@ -53,32 +51,30 @@ def configuration(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
     return config.load(str(path) if path.exists() else preset, overrides)
 
 
-def generator_forward(cfg: GeneratorConfig, batch: int, dtype: torch.dtype) -> tuple[Generator, Callable[[], Any]]:
-    """A generator of random weights, and what draws `batch` pictures with it.
+def generator_forward(cfg: GeneratorConfig, batch: int, dtype: torch.dtype) -> Callable[[], Any]:
+    """What draws `batch` pictures with a generator of random weights, made ready as the pipeline does it.
 
     The text is encoded before, for it is encoded once a prompt: mapping and synthesis are what is timed.
     """
-    generator = Generator(cfg, feature_dim=cost.CLIP_DIM).eval().requires_grad_(False)
+    generator = prepared(Generator(cfg, feature_dim=cost.CLIP_DIM), dtype)
     with torch.inference_mode():
         mask = torch.ones(batch, CLIP_TOKENS, dtype=torch.bool)
         tokens = torch.randn(batch, CLIP_TOKENS, cost.CLIP_DIM)
         condition = generator.text(TextFeatures(tokens, mask, mask.sum(dim=1) - 1))
-    if dtype != torch.float32:
-        generator = converted(generator, dtype)
     z = torch.randn(batch, cfg.z_dim)
 
     @torch.inference_mode()
     def run() -> list[Tensor]:
         return generator.synthesize(generator.mapping(z, condition.t_global), condition, dtype=dtype)
 
-    return generator, run
+    return run
 
 
 def forward(preset: str, batch: int, dtype: str) -> Case:
     """The generator of a preset, `batch` pictures a pass."""
     cfg = configuration(preset)
     counted = cost.measure(cfg).generator
-    _, run = generator_forward(cfg.generator, batch, getattr(torch, dtype))
+    run = generator_forward(cfg.generator, batch, getattr(torch, dtype))
     flops = sum(part.flops for path, part in counted.parts.items() if path != "text")
     return Case({"forward": Part(run)}, batch, {"G": counted.total.parameters}, flops=float(batch * flops))
 
@@ -173,14 +169,14 @@ def trainable_all(pipe: Pipeline) -> int:
     return sum(p.numel() for p in cast(torch.nn.Module, pipe.generator).parameters())
 
 
-def curve(over: str, dtype: str) -> Case:
-    """The generator of emoji64's family at each side (`over` = pixels), or at 64 px with each batch (batch)."""
+def curve(over: str, values: Sequence[int], dtype: str) -> Case:
+    """The generator of emoji64's family, widths and all: of each side (`over` = pixels), or of each batch at 64 px."""
     parts = {}
-    for value in CURVE_SIDES if over == "pixels" else CURVE_BATCHES:
+    for value in values:
         side, batch = (value, 1) if over == "pixels" else (64, value)
         levels = side.bit_length() - 2
         cfg = configuration("emoji64").generator.model_dump()
         cfg |= {"resolution": side, "blocks": [1] * levels, "num_filters": [2, 2, 1, 1, 1, 1, 1][:levels]}
-        _, run = generator_forward(GeneratorConfig.model_validate(cfg), batch, getattr(torch, dtype))
+        run = generator_forward(GeneratorConfig.model_validate(cfg), batch, getattr(torch, dtype))
         parts[str(value)] = Part(run)
     return Case(parts, flops=0)

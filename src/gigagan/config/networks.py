@@ -148,7 +148,7 @@ class DiscriminatorConfig(Section):
 
 
 class VisionConfig(Section):
-    """The vision-aided discriminator V (paper 5.4), built where loss.vision_weight isn't 0."""
+    """The vision-aided discriminator V (paper 5.4) and what the frozen network under it sees."""
 
     text_layers: int = Field(1, ge=0)
     """Depth of V's own learned text transformer."""
@@ -158,3 +158,5 @@ class VisionConfig(Section):
     """Heads of its text transformer."""
     channels: Count = 64
     """Width of the fixed random projections and of the heads."""
+    resolution: Count = 128
+    """Smaller pictures are enlarged to this side for the frozen network, which sees more then and takes longer."""

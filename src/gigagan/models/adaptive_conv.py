@@ -11,7 +11,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gigagan.models.layers import ACTIVATION_GAIN, ACTIVATION_SLOPE, EqualLinear, folded, packable, upsample
+from gigagan.models.layers import (
+    ACTIVATION_GAIN,
+    ACTIVATION_SLOPE,
+    EqualLinear,
+    folded,
+    pack_conv,
+    packable,
+    packed_conv,
+    upsample,
+)
 
 DEMODULATION_EPS = 1e-8  # StyleGAN2
 UNFOLDED_SIDE = 16  # on a CPU a single sample's convolution is faster as one matrix product up to here
@@ -93,16 +102,26 @@ class AdaptiveConv(nn.Module):
         return F.leaky_relu(y, ACTIVATION_SLOPE) if self.activation else y
 
     @torch.no_grad()
-    def prepare(self, dtype: torch.dtype) -> None:
+    def prepare(self, dtype: torch.dtype, *, pack: bool = True) -> None:
         """Fix the weights for drawing in dtype: the bank as the convolutions read it, its Gram matrix once."""
         self.eval()
         self.fixed_gram = self._gram() if self.demodulate else None
         bank = self.bank.to(dtype).permute(0, 1, 3, 4, 2).contiguous()  # channels-last, within each filter
         self.bank = nn.Parameter(bank.permute(0, 1, 4, 2, 3), requires_grad=False)
         kernel = bank.shape[2]
-        if len(bank) == 1 and kernel > 1 and packable(bank):
-            ones, padding = [1, 1], [kernel // 2] * 2
-            self.packed = torch.ops.mkldnn._reorder_convolution_weight(self.bank[0], padding, ones, ones, 1)
+        if pack and len(bank) == 1 and kernel > 1 and packable(bank):
+            self.packed = pack_conv(self.bank[0])
+
+    @torch.no_grad()
+    def kernel_of(self, w: Float[Tensor, "1 S"]) -> Float[Tensor, "O I k k"]:
+        """The one kernel of a style, K'' of Eq. 1-2 with every gain in it, float32."""
+        w = w.to(torch.float32)
+        scale = self.to_scale(w) * self.gain
+        select = None if self.to_select is None else self.to_select(w).softmax(dim=1)
+        bank = self.bank.to(torch.float32)
+        kernel = bank[0] if select is None else self._mixed(bank, select[0])
+        kernel = kernel * scale[0][:, None, None] * self.out_gain
+        return kernel * self._demodulation(scale, select)[0][:, None, None, None] if self.demodulate else kernel
 
     def _prefers_matmul(self, x: Tensor) -> bool:
         """Whether building kernels is less work than passing over the maps before and after one shared convolution."""
@@ -124,14 +143,9 @@ class AdaptiveConv(nn.Module):
 
     def _shared_form(self, x: Tensor, scale: Tensor) -> Tensor:
         x = x * scale.to(x.dtype)[:, :, None, None]
-        padding = self.bank.shape[-1] // 2
-        if self.packed is None:
-            return F.conv2d(x, self.bank[0].to(x.dtype), padding=padding)
-        ones = [1, 1]
-        y: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, self.packed, None, [padding] * 2, ones, ones, 1, "none", [], ""
-        )
-        return y
+        if self.packed is not None:
+            return packed_conv(x, self.packed, None, kernel=self.bank.shape[-1])
+        return F.conv2d(x, self.bank[0].to(x.dtype), padding=self.bank.shape[-1] // 2)
 
     def _bank_form(self, x: Tensor, scale: Tensor, select: Tensor) -> Tensor:
         B, _, H, W = x.shape

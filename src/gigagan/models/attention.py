@@ -69,13 +69,14 @@ class L2Attention(nn.Module):
         context: Float[Tensor, "B K D"],
         key_mask: Bool[Tensor, "B K"] | None = None,
     ) -> Float[Tensor, "B Q C"]:
-        q = self._split(self.to_q(x))
-        k = self._split((self.to_k or self.to_q)(context))
-        v = self._split(self.to_v(context))
+        q = self.split(self.to_q(x))
+        k = self.split((self.to_k or self.to_q)(context))
+        v = self.split(self.to_v(context))
         fused = not (self.training and x.device.type == "cpu" and k.shape[2] <= UNFUSED_KEYS)
         return self.to_out(l2_attention(q, k, v, key_mask, fused=fused).transpose(1, 2).flatten(2))
 
-    def _split(self, x: Tensor) -> Tensor:
+    def split(self, x: Float[Tensor, "B K C"]) -> Float[Tensor, "B heads K d"]:
+        """Channels to heads."""
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # [B, heads, K, d]
 
 

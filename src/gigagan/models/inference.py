@@ -11,15 +11,15 @@ from gigagan.models.layers import EqualConv, EqualLinear
 READ_STYLE = ("to_scale", "to_select", "style_token")
 
 
-def prepared(generator: Generator, dtype: torch.dtype) -> Generator:
+def prepared(generator: Generator, dtype: torch.dtype, *, pack: bool = True) -> Generator:
     """A copy that draws the same pictures faster: gains folded, Gram matrices kept, weights in dtype and packed.
 
     The text layers, the mapping network and what reads w stay float32, as in training. The copy is for drawing alone:
-    it can't be trained, nor saved as a model.
+    it can't be trained, nor saved as a model. Packed weights are opaque to `torch.compile`, which packs by itself.
     """
     copy = deepcopy(generator).eval().requires_grad_(False)
     for name, module in copy.named_modules():
         if isinstance(module, EqualLinear | EqualConv | AdaptiveConv):
             in_float32 = not name.startswith("synthesis.") or name.endswith(READ_STYLE)
-            module.prepare(torch.float32 if in_float32 else dtype)
+            module.prepare(torch.float32 if in_float32 else dtype, pack=pack)
     return copy

@@ -42,7 +42,7 @@ def downsample(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H2 W2"]:
 
 
 def packable(weight: Tensor) -> bool:
-    """Whether a weight can be kept in the layout that a CPU's products read (oneDNN's) instead of reordered each time."""
+    """Whether a weight can be kept in the layout that a CPU's products read (oneDNN's), not reordered each time."""
     known = (torch.float32, torch.bfloat16)
     return weight.device.type == "cpu" and weight.dtype in known and torch.backends.mkldnn.is_available()
 
@@ -56,6 +56,22 @@ def pack_linear(weight: Float[Tensor, "O I"]) -> Tensor:
 def packed_linear(x: Float[Tensor, "*B I"], packed: Tensor, bias: Float[Tensor, " O"] | None) -> Float[Tensor, "*B O"]:
     """x W^T + b without gradient, W packed."""
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    return y
+
+
+def pack_conv(weight: Float[Tensor, "O I k k"]) -> Tensor:
+    """A convolution's weight in that layout, for `packed_conv`."""
+    padding = [weight.shape[-1] // 2] * 2
+    packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, padding, [1, 1], [1, 1], 1)
+    return packed
+
+
+def packed_conv(
+    x: Float[Tensor, "B I H W"], packed: Tensor, bias: Float[Tensor, " O"] | None, *, kernel: int
+) -> Float[Tensor, "B O H W"]:
+    """x * W + b without gradient, at stride 1 and equal size, W packed."""
+    padding = [kernel // 2] * 2
+    y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, packed, bias, padding, [1, 1], [1, 1], 1, "none", [], "")
     return y
 
 
@@ -97,14 +113,14 @@ class EqualLinear(nn.Module):
         return F.leaky_relu(y, ACTIVATION_SLOPE) if self.activation else y
 
     @torch.no_grad()
-    def prepare(self, dtype: torch.dtype) -> None:
-        """Fix the weights for drawing in dtype."""
+    def prepare(self, dtype: torch.dtype, *, pack: bool = True) -> None:
+        """Fix the weights for drawing in dtype, packed where they can be (`torch.compile` packs by itself)."""
         self.weight = nn.Parameter(folded(self.weight, self.gain, dtype), requires_grad=False)
         self.gain = 1.0
         if self.bias is not None:
             self.bias = nn.Parameter(folded(self.bias, self.bias_gain, dtype), requires_grad=False)
         self.bias_gain = 1.0
-        if packable(self.weight):
+        if pack and packable(self.weight):
             self.packed = pack_linear(self.weight)
 
 
@@ -141,8 +157,8 @@ class EqualConv(nn.Module):
         return F.leaky_relu(y, ACTIVATION_SLOPE) if self.activation else y
 
     @torch.no_grad()
-    def prepare(self, dtype: torch.dtype) -> None:
-        """Fix the weights for drawing in dtype."""
+    def prepare(self, dtype: torch.dtype, *, pack: bool = True) -> None:
+        """Fix the weights for drawing in dtype; they are small, and never packed."""
         weight = folded(self.weight, self.gain, dtype).contiguous(memory_format=torch.channels_last)
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.gain = 1.0

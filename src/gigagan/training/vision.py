@@ -63,7 +63,7 @@ def vision_judged(state: TrainState, batch: MicroBatch, generated: Tensor) -> tu
 
 def _maps(state: TrainState, img: Tensor) -> list[Tensor]:
     assert state.image_network is not None
-    maps: list[Tensor] = state.image_network(img).maps
+    maps: list[Tensor] = state.image_network(img, min_res=state.cfg.vision.resolution).maps
     return maps
 
 
