@@ -6,6 +6,7 @@
 #   make test     the fast tests; shapes are checked in each call
 #   make test-slow, make e2e, make test-gpu
 #   make goldens  stored texts (docs/cli, tests/golden) anew, and the difference
+#   make bench    ours and the peers in turns: a table, and OUT/bench.json (make bench-env makes their environment, 6 GB)
 #
 # The CPU build of torch on Linux: make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 
@@ -13,11 +14,15 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 PIP_ARGS ?=
 OUT ?= out
+BENCH_TORCH ?= torch==2.14.1 torchvision==0.29.1
+BENCH_ARGS ?=
 
 BIN := .venv/bin
+BENCH_BIN := .bench-venv/bin
+PEERS := gigagan-pytorch==0.3.0 aura-sr==0.0.4 diffusers==0.42.1 transformers==5.24.0 openvino==2026.4.1
 PROMPTS := src/gigagan/presets/demo.txt
 
-.PHONY: demo install check fix test test-slow test-gpu e2e goldens print-torch
+.PHONY: demo install check fix test test-slow test-gpu e2e goldens bench bench-env print-torch
 
 demo: .venv/.base
 	$(BIN)/gigagan generate --prompts $(PROMPTS) --seeds 0 --grid $(OUT)/demo.png
@@ -66,6 +71,18 @@ e2e: .venv/.dev
 goldens: .venv/.dev
 	$(BIN)/python -m pytest -q --write-goldens tests/test_cli_help.py tests/test_cost.py
 	git --no-pager diff --stat docs/cli tests/golden
+
+bench: .bench-venv/.made
+	$(BENCH_BIN)/python benchmarks/run.py --out $(OUT)/bench.json $(BENCH_ARGS)
+
+bench-env: .bench-venv/.made
+
+# Of its own: the peers need torchvision, and none of them is a dependency of the package.
+.bench-venv/.made:
+	$(PYTHON) -m venv .bench-venv
+	$(BENCH_BIN)/pip install --no-compile $(PIP_ARGS) $(BENCH_TORCH)
+	$(BENCH_BIN)/pip install --no-compile $(PIP_ARGS) -e '.[train]' $(PEERS) matplotlib==3.11.2
+	touch $@
 
 print-torch:
 	@echo "$(TORCH)"

@@ -19,8 +19,8 @@ from rows import ROWS, Growth, Row, Verdict
 
 HEAD = (
     "Random weights everywhere but in the shipped model: times, memory and FLOPs are real, pictures aren't. A pass is\n"
-    "what a side does at once; MiB is the peak of its memory above the imports, each side in its own process. GFLOP of\n"
-    "ours are those of the equations, of the peers those of the operations that ran (mixing of kernels not counted)."
+    "what a side does at once; MiB is the peak of its memory above the imports, each side in its own process. GFLOP\n"
+    "of ours are the equations', of the peers the operations that ran (mixing of kernels not counted)."
 )
 COLUMNS = ("side", "M params", "images", "GFLOP", "median s", "min s", "CPU s", "images/s", "GFLOP/s", "of GEMM", "MiB")
 

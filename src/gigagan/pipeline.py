@@ -94,17 +94,20 @@ class Pipeline:
         dtype: torch.dtype = torch.float32,
         index: Mapping[str, Any] | None = None,
         micro_batch: int = 0,
+        compiled: bool = False,
     ) -> None:
         """For networks in memory; `from_pretrained` reads a directory. The generator is copied as it is now.
 
         `micro_batch`: pictures drawn at once, 0 = `micro_batch_size`. Another number may change the last bit of pixels.
+        `compiled`: by torch.compile, which takes a minute or more at the first call; pixels may differ in the last bit.
         """
         self.generator = generator
         self.text_encoder = text_encoder
         self.dtype = dtype
         self.index = dict(index or {})
         self.micro_batch = micro_batch or micro_batch_size(generator, self.device)
-        self._drawing = prepared(generator, dtype)
+        self._drawing = prepared(generator, dtype, pack=not compiled)
+        self._synthesize = torch.compile(self._drawing.synthesize) if compiled else self._drawing.synthesize
         self._prompts: OrderedDict[str, _Prompt] = OrderedDict()
 
     @classmethod
@@ -114,15 +117,18 @@ class Pipeline:
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | str | None = None,
+        compiled: bool = False,
     ) -> "Pipeline":
         """The model in a directory, or the one of that name in the package. `dtype`: float32 (default) or bfloat16.
+
+        `compiled`: as in the constructor.
 
         Raises CheckpointError where a file is missing, damaged or of another shape.
         """
         arithmetic = _dtype(dtype)
         device = dist.device(device) if isinstance(device, str) else device
         model = load_model(path, device, discriminator=False)
-        return cls(model.generator, model.text_encoder, dtype=arithmetic, index=model.index)
+        return cls(model.generator, model.text_encoder, dtype=arithmetic, index=model.index, compiled=compiled)
 
     def save_pretrained(self, path: str | Path, *, dtype: torch.dtype = torch.float32) -> Path:
         """Write a model directory with this generator and text encoder; the provenance is kept."""
@@ -204,7 +210,7 @@ class Pipeline:
         )
         w = self._drawing.mapping(z.to(self.device), condition.t_global)
         w = truncate(w, torch.cat([p.w_mean for p in encoded]), self._drawing.mapping.w_avg, psi)
-        pyramid = self._drawing.synthesize(w, condition, dtype=self.dtype)
+        pyramid = self._synthesize(w, condition, dtype=self.dtype)
         return [to_uint8(level[: len(prompts)]).cpu() for level in pyramid]
 
     def _encode(self, prompt: str) -> _Prompt:

@@ -58,6 +58,7 @@ MAX_SLUG_BYTES = 80  # file systems take 255 bytes a name
 @click.option(
     "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Arithmetic."
 )
+@click.option("--compile", "compiled", is_flag=True, help="By torch.compile: a minute or more first, then faster.")
 def generate(
     prompts: tuple[str, ...],
     files: tuple[Path, ...],
@@ -70,6 +71,7 @@ def generate(
     model: str,
     device: str,
     dtype: str,
+    compiled: bool,
 ) -> None:
     """Draw each PROMPT with each seed and print the paths of the pictures.
 
@@ -90,7 +92,7 @@ def generate(
     psi = check_psi(DEFAULT_PSI if psi is None else psi)
     wanted = list(dict.fromkeys(check_prompts(wanted)))
     numbers = numbers or fresh_seeds(1)
-    pipe = Pipeline.from_pretrained(model, device=device, dtype=dtype)
+    pipe = Pipeline.from_pretrained(model, device=device, dtype=dtype, compiled=compiled)
     for prompt in wanted:
         if message := pipe.cut(prompt):
             click.echo(f"gigagan: {message}", err=True)

@@ -125,6 +125,8 @@ class TrainConfig(Section):
     """Half-life of the generator's running average, in thousands of images."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of convolutions and attention; R1, softmax, demodulation and logits stay float32."""
+    compile: bool = False
+    """Compile G's synthesis and D's trunk by torch.compile (minutes at the start, then faster steps)."""
     freeze_D: int = Field(0, ge=0)
     """Discriminator stages kept as they are, from the finest (fine-tuning on few pictures)."""
     kimg_per_tick: Positive = 4.0

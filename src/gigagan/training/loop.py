@@ -35,6 +35,7 @@ FREE_KEYS = (
     "num_workers",
     "total_kimg",
     "batch_gpu",
+    "compile",
     "kimg_per_tick",
     "max_sec_per_tick",
     "snapshot_ticks",

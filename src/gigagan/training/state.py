@@ -55,6 +55,9 @@ class TrainState:
             ).to(device)
             self.opt_V = build_optimizer(self.V, cfg.optim_D, lazy=1.0)
             self.judges.append((self.V, self.opt_V))
+        # R1 stays uncompiled: what torch.compile makes has no second derivative.
+        self.synthesize = torch.compile(self.G.synthesize) if cfg.train.compile else self.G.synthesize
+        self.phi = torch.compile(self.D.phi) if cfg.train.compile else self.D.phi
         self.G.requires_grad_(False)  # until `updating` says whose turn it is
         self.D.requires_grad_(False)
         if self.V is not None:

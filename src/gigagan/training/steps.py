@@ -25,7 +25,9 @@ def discriminator_step(state: TrainState, batch: MicroBatch, *, share: float, r1
     B = len(batch.img)
     real_pyramid = _real_pyramid(state, batch.img)
     with torch.no_grad():
-        gen_pyramid = state.G(batch.z, batch.features, dtype=state.dtype)
+        condition = state.G.text(batch.features)
+        w = state.G.mapping(batch.z, condition.t_global)
+        gen_pyramid = state.synthesize(w, condition, dtype=state.dtype)
     gen_pyramid, real_shown = batch.augmentation(gen_pyramid), batch.augmentation(real_pyramid)
     stats: Stats = {}
     if loss.adv_weight:
@@ -54,7 +56,7 @@ def _judges(
     t_D = state.D.text(batch.features).t_global
 
     # Own captions: real is real, generated is generated (Eq. 6).
-    exits = state.D.phi([torch.cat(pair) for pair in zip(gen_pyramid, real_pyramid, strict=True)], dtype=state.dtype)
+    exits = state.phi([torch.cat(pair) for pair in zip(gen_pyramid, real_pyramid, strict=True)], dtype=state.dtype)
     gen_logits, real_logits = _halves(state.D.judge(exits, t_D.repeat(2, 1)))
     adv = _sum(gen_logits, losses.loss_generated, loss, loss.intermediate_adv_weight).mean()
     adv = adv + _sum(real_logits, losses.loss_real, loss, loss.intermediate_adv_weight).mean()
@@ -82,7 +84,7 @@ def generator_step(state: TrainState, batch: MicroBatch, *, share: float) -> Sta
     condition = state.G.text(batch.features)
     w = state.G.mapping(batch.z, condition.t_global)
     state.G.mapping.track(w.detach())
-    pyramid = state.G.synthesize(w, condition, dtype=state.dtype)
+    pyramid = state.synthesize(w, condition, dtype=state.dtype)
 
     shown = batch.augmentation(pyramid)
     total, stats = torch.zeros((), device=w.device), Stats()
@@ -104,7 +106,7 @@ def generator_step(state: TrainState, batch: MicroBatch, *, share: float) -> Sta
 def _adversarial(state: TrainState, batch: MicroBatch, shown: list[Tensor]) -> tuple[Tensor, Stats]:
     """What D says of G's pictures under their own captions and, where it has a weight, under others'."""
     loss = state.cfg.loss
-    exits = state.D.phi(shown, dtype=state.dtype)
+    exits = state.phi(shown, dtype=state.dtype)
     with torch.no_grad():
         t_D = state.D.text(batch.features).t_global
     adv = _sum(state.D.judge(exits, t_D), losses.loss_real, loss, loss.intermediate_adv_weight).mean()
