@@ -107,7 +107,9 @@ class Pipeline:
         self.index = dict(index or {})
         self.micro_batch = micro_batch or micro_batch_size(generator, self.device)
         self._drawing = prepared(generator, dtype, pack=not compiled)
-        self._synthesize = torch.compile(self._drawing.synthesize) if compiled else self._drawing.synthesize
+        self._synthesize = (
+            torch.compile(self._drawing.synthesize, dynamic=False) if compiled else self._drawing.synthesize
+        )
         self._prompts: OrderedDict[str, _Prompt] = OrderedDict()
 
     @classmethod

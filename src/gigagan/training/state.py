@@ -55,9 +55,10 @@ class TrainState:
             ).to(device)
             self.opt_V = build_optimizer(self.V, cfg.optim_D, lazy=1.0)
             self.judges.append((self.V, self.opt_V))
-        # R1 stays uncompiled: what torch.compile makes has no second derivative.
-        self.synthesize = torch.compile(self.G.synthesize) if cfg.train.compile else self.G.synthesize
-        self.phi = torch.compile(self.D.phi) if cfg.train.compile else self.D.phi
+        # R1 stays uncompiled: what torch.compile makes has no second derivative. Each of the few lengths that captions
+        # are padded to is compiled by itself: shapes left open fail in torch 2.13.
+        self.synthesize = torch.compile(self.G.synthesize, dynamic=False) if cfg.train.compile else self.G.synthesize
+        self.phi = torch.compile(self.D.phi, dynamic=False) if cfg.train.compile else self.D.phi
         self.G.requires_grad_(False)  # until `updating` says whose turn it is
         self.D.requires_grad_(False)
         if self.V is not None:
