@@ -13,11 +13,12 @@ from gigagan import config, cost
 from gigagan.config import GeneratorConfig, RunConfig
 from gigagan.data.features import CaptionFeatures
 from gigagan.data.loader import Batch
-from gigagan.models.frozen import TextFeatures, build_text_encoder, load_efficientnet_lite
+from gigagan.models.frozen import TextFeatures, build_text_encoder
 from gigagan.models.generator import Generator
 from gigagan.models.inference import prepared
 from gigagan.pipeline import Pipeline
 from gigagan.training import loop
+from gigagan.training.contrast import build_critics
 from gigagan.training.state import TrainState
 
 HERE = Path(__file__).parent
@@ -96,10 +97,9 @@ def training(preset: str, overrides: Sequence[str] = ()) -> Case:
     """Steps of the training loop itself, D and G with the running average: with R1 in their share, and without."""
     cfg = configuration(preset, overrides)
     encoder: Any = RandomText() if cfg.text.encoder == "clip" else build_text_encoder(cfg.text)
-    looks = cfg.loss.vision_weight > 0 or cfg.loss.perceptual_weight > 0
-    network = load_efficientnet_lite("lite0", CPU) if looks else None
-    state = TrainState(cfg, feature_dim=encoder.feature_dim, device=CPU, image_network=network)
     features: CaptionFeatures[TextFeatures] = CaptionFeatures(encoder)
+    network, contrast = build_critics(cfg, features, CPU)
+    state = TrainState(cfg, feature_dim=encoder.feature_dim, device=CPU, image_network=network, contrast=contrast)
     side, count = cfg.generator.resolution, cfg.train.batch
     batch = Batch(torch.randint(256, (count, 3, side, side), dtype=torch.uint8), _captions(count), [""] * count)
     stats: Any = SimpleNamespace(add=lambda values: None)

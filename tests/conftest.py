@@ -4,6 +4,8 @@ The hook must be in place before anything imports the package. GIGAGAN_SHAPES=0 
 trace checked functions).
 """
 
+import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -82,3 +84,43 @@ def tiny_networks() -> Callable[[int], tuple[Any, Any]]:
         return G, D
 
     return build
+
+
+@pytest.fixture(scope="session")
+def random_lite0() -> Any:
+    """The real network with random weights that keep the variance."""
+    from gigagan.models.frozen import EfficientNetLite
+
+    rng = torch.Generator().manual_seed(0)
+    network = EfficientNetLite()
+    for parameter in network.parameters():
+        fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
+        scale = math.sqrt(2 / fan_in) if parameter.ndim > 1 else 0.1
+        parameter.copy_(torch.randn(parameter.shape, generator=rng) * scale)
+    return network.requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="session")
+def clip_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole CLIP as transformers saves it, vision tower and all, with a vocabulary of letters and one merge."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("clip")
+    letters = sorted(ByteLevel.alphabet())
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "re", "red</w>", "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\nr e\nre d</w>\n")
+    tower: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
+    tower["num_attention_heads"] = 4
+    ends = {"bos_token_id": len(tokens) - 2, "eos_token_id": len(tokens) - 1, "pad_token_id": len(tokens) - 1}
+    config = transformers.CLIPConfig(
+        text_config=tower | ends | {"vocab_size": len(tokens), "max_position_embeddings": 77},
+        vision_config=tower | {"image_size": 32, "patch_size": 16},
+    )
+    network = transformers.CLIPModel(config)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(parameter.numel()))
+    network.save_pretrained(folder)
+    return folder

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from gigagan import config
-from gigagan.config import RunConfig
+from gigagan.config import LossConfig, RunConfig, Weights
 from gigagan.errors import ConfigError, GigaGANError, MissingExtra
 
 
@@ -45,6 +45,24 @@ def test_an_override_beats_the_file_and_the_file_beats_the_default(tmp_path: Pat
     cfg = config.load(str(file), ["optim_G.lr=0.25"])
     assert (cfg.optim_G.lr, cfg.optim_G.beta2) == (0.25, 0.5)
     assert cfg.optim_D == RunConfig().optim_D
+
+
+def test_a_weight_may_be_a_schedule() -> None:
+    loss = config.load("tiny", ["loss.clip_weight=[[10, 0.2], [30, 1.0]]", "loss.r1_gamma=0.5"]).loss
+    values = [loss.at(kimg).clip for kimg in (0, 10, 20, 30, 1000)]
+    assert values == pytest.approx([0.2, 0.2, 0.6, 1.0, 1.0])
+    assert loss.at(20).r1_gamma == 0.5
+    assert LossConfig(adv_weight=((5, 0), (5.001, 1))).at(5).adv == 0
+    assert set(Weights._fields) == {
+        name.removesuffix("_weight").replace("_weight_", "_")
+        for name, field in LossConfig.model_fields.items()
+        if "Schedule" in str(field.annotation) or "tuple[tuple" in str(field.annotation)
+    }
+
+
+def test_points_of_a_schedule_rise() -> None:
+    with pytest.raises(ConfigError, match=r"loss.clip_weight has the kimg \[30.0, 10.0\]; .*rising"):
+        config.load("tiny", ["loss.clip_weight=[[30, 1], [10, 2]]"])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Devices and ranks: the one place that knows where a run runs. On one process everything is a no-op."""
 
 import torch
+from torch import Tensor
 
 from gigagan.errors import ConfigError
 
@@ -13,6 +14,19 @@ def rank() -> int:
 def world_size() -> int:
     """Number of processes."""
     return torch.distributed.get_world_size() if _started() else 1
+
+
+def gather(x: Tensor) -> Tensor:
+    """Rows of every rank, one after the other, without gradient; ranks may have different numbers of rows."""
+    if world_size() == 1:
+        return x
+    counts = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(world_size())]
+    torch.distributed.all_gather(counts, torch.tensor([len(x)], device=x.device))
+    longest = int(torch.stack(counts).max())
+    padded = torch.cat([x, x.new_zeros(longest - len(x), *x.shape[1:])])
+    parts = [torch.empty_like(padded) for _ in counts]
+    torch.distributed.all_gather(parts, padded)
+    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
 
 
 def _started() -> bool:

@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Logits = list[dict[int, Tensor]]
+SAME_CAPTION = 1e-4
+"""Vectors of captions with a cosine this close to 1 are of one caption."""
 PerPicture = Callable[[Tensor], Tensor]
 """A logit map [B, 1, H, W] to a loss for each picture, [B]."""
 
@@ -87,6 +89,21 @@ def paired_l1(pyramid: list[Tensor], real_pyramid: list[Tensor]) -> Float[Tensor
     """mean over levels of |G(z, c)_i - x_i|, c the caption of x."""
     # Deviation: not in the paper; on a small set it points every level to what its caption means.
     return torch.stack([(a - b).abs().mean() for a, b in zip(pyramid, real_pyramid, strict=True)]).mean()
+
+
+def clip_contrastive(
+    pictures: Float[Tensor, "B D"], own: Float[Tensor, "B D"], others: Float[Tensor, "N D"], *, scale: float
+) -> Float[Tensor, " B"]:
+    """-log(exp(s_own) / (exp(s_own) + sum_n exp(s_n))), s the scaled cosine of a picture and a caption (Eq. 9).
+
+    All vectors are of unit length. `others` may hold a picture's own caption, which isn't told from itself.
+    """
+    # Unstated: the temperature; CLIP's own, as in the loss that CLIP was trained with (paper.md 5.3).
+    own_score = scale * (pictures * own).sum(dim=1)
+    scores = scale * pictures @ others.T
+    same = own @ others.T > 1 - SAME_CAPTION
+    scores = scores.masked_fill(same, -math.inf)
+    return torch.logaddexp(own_score, scores.logsumexp(dim=1)) - own_score
 
 
 def perceptual_distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Float[Tensor, " B"]:

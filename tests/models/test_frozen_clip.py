@@ -3,7 +3,6 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,37 +17,12 @@ from gigagan.models.frozen import ClipText, build_text_encoder, load_text_encode
 transformers = pytest.importorskip("transformers")
 
 PROMPTS = ["a red apple", "Red", "a cow, a hen and a pig"]
-NUM_LAYERS, NUM_HEADS, DIM = 3, 4, 32
+NUM_LAYERS, NUM_HEADS, DIM = 3, 4, 32  # conftest.clip_checkpoint's
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole CLIP as transformers saves it, vision tower and all, with a vocabulary of letters and one merge."""
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    folder = tmp_path_factory.mktemp("clip")
-    letters = sorted(ByteLevel.alphabet())
-    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "re", "red</w>", "<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {token: i for i, token in enumerate(tokens)}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    (folder / "merges.txt").write_text("#version: 0.2\nr e\nre d</w>\n")
-    tower: dict[str, Any] = {"hidden_size": DIM, "intermediate_size": 2 * DIM, "num_hidden_layers": NUM_LAYERS}
-    tower["num_attention_heads"] = NUM_HEADS
-    ends = {"bos_token_id": len(tokens) - 2, "eos_token_id": len(tokens) - 1, "pad_token_id": len(tokens) - 1}
-    config = transformers.CLIPConfig(
-        text_config=tower | ends | {"vocab_size": len(tokens), "max_position_embeddings": 77},
-        vision_config=tower | {"image_size": 32, "patch_size": 16},
-    )
-    network = transformers.CLIPModel(config)
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(parameter.numel()))
-    network.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def clip(checkpoint: Path) -> ClipText:
-    encoder = build_text_encoder(TextConfig(encoder="clip", path=str(checkpoint), max_tokens=77))
+def clip(clip_checkpoint: Path) -> ClipText:
+    encoder = build_text_encoder(TextConfig(encoder="clip", path=str(clip_checkpoint), max_tokens=77))
     assert isinstance(encoder, ClipText)
     return encoder
 
@@ -77,9 +51,11 @@ def penultimate(w: dict[str, Tensor], ids: Tensor) -> Tensor:
     return x
 
 
-def test_features_are_the_penultimate_layer_without_its_norm(clip: ClipText, checkpoint: Path) -> None:
+def test_features_are_the_penultimate_layer_without_its_norm(clip: ClipText, clip_checkpoint: Path) -> None:
     text_weights = {
-        name: w for name, w in load_file(checkpoint / "model.safetensors").items() if name.startswith("text_model.")
+        name: w
+        for name, w in load_file(clip_checkpoint / "model.safetensors").items()
+        if name.startswith("text_model.")
     }
     features = clip.encode(PROMPTS)
     for i, prompt in enumerate(PROMPTS):
@@ -137,17 +113,17 @@ def test_a_wrong_tensor_is_named(clip: ClipText, tmp_path: Path, change: str) ->
     assert "\n" not in str(caught.value)
 
 
-def test_other_directories_are_one_line(checkpoint: Path, tmp_path: Path) -> None:
+def test_other_directories_are_one_line(clip_checkpoint: Path, tmp_path: Path) -> None:
     for config, message in (({"model_type": "bert"}, "expected clip"), ({"model_type": "clip"}, "can't be loaded")):
         (tmp_path / "config.json").write_text(json.dumps(config))
         with pytest.raises(CheckpointError, match=message) as caught:
             build_text_encoder(TextConfig(encoder="clip", path=str(tmp_path), max_tokens=77))
         assert "\n" not in str(caught.value)
     with pytest.raises(CheckpointError, match="takes 77"):
-        build_text_encoder(TextConfig(encoder="clip", path=str(checkpoint), max_tokens=78))
+        build_text_encoder(TextConfig(encoder="clip", path=str(clip_checkpoint), max_tokens=78))
 
 
-def test_without_transformers_the_extra_is_named(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_transformers_the_extra_is_named(clip_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingExtra, match=r"open-gigagan\[clip\]"):
-        build_text_encoder(TextConfig(encoder="clip", path=str(checkpoint), max_tokens=77))
+        build_text_encoder(TextConfig(encoder="clip", path=str(clip_checkpoint), max_tokens=77))

@@ -40,6 +40,7 @@ def micro_batch(captions: list[str], cfg: RunConfig) -> MicroBatch:
     return MicroBatch(
         img=torch.randint(0, 256, (B, 3, 16, 16), dtype=torch.uint8, generator=generator),
         captions=captions,
+        whole=captions,
         features=HashedText(max_tokens=16).encode(captions),
         z=torch.randn(B, cfg.generator.z_dim, generator=generator),
         augmentation=Augmentation.draw(cfg.augment, B, generator, CPU),
@@ -105,6 +106,28 @@ def test_only_the_network_whose_turn_it_is_collects_gradients(cfg: RunConfig, st
     assert all(p.grad is None for p in state.D.parameters())
     idle = [n for n, p in state.G.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not idle
+
+
+def test_the_readings_of_the_matching_term_in_g(cfg: RunConfig, state: TrainState) -> None:
+    """Raise: small where D calls the wrong pair real; lower: small where it calls it fake; they differ by the logit."""
+    batch = micro_batch(["a", "b", "c", "d"], cfg)
+
+    def match(*overrides: str) -> float | None:
+        state.cfg = config.load("tiny", ["augment.prob=0", "loss.intermediate_match_weight=0", *overrides])
+        with updating(state.G, state.opt_G):
+            value = steps.generator_step(state, batch, share=1.0).get("Loss/G/match")
+        return None if value is None else float(value)
+
+    raised, lowered = (match("loss.match_weight_G=1", f"loss.match_G={sense}") for sense in ("raise", "lower"))
+    t_D = state.D.text(batch.features).t_global
+    condition = state.G.text(batch.features)
+    pyramid = state.G.synthesize(state.G.mapping(batch.z, condition.t_global), condition)
+    logits = state.D.judge(state.D.phi(pyramid), t_D[batch.other])
+    weights = state.cfg.loss.level_weights
+    gap = losses.multi_scale(logits, lambda v: v.mean((1, 2, 3)), level_weights=weights, intermediate_weight=0).mean()
+    assert raised is not None
+    assert lowered == pytest.approx(raised + float(gap.detach()), abs=1e-4)  # softplus(u) - softplus(-u) = u
+    assert match("loss.match_weight_G=0") is None
 
 
 def test_generator_step_raises_the_scores_of_its_pictures(cfg: RunConfig, state: TrainState) -> None:

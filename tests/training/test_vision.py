@@ -1,7 +1,6 @@
 """The vision-aided game and the perceptual term: own captions real, others' fake, gradients where they belong."""
 
 import dataclasses
-import math
 from pathlib import Path
 
 import pytest
@@ -22,18 +21,6 @@ CPU = torch.device("cpu")
 CAPTIONS = ["one red", "two green", "three blue", "four gray"]
 
 
-@pytest.fixture(scope="module")
-def image_network() -> EfficientNetLite:
-    """The real network with random weights that keep the variance."""
-    rng = torch.Generator().manual_seed(0)
-    network = EfficientNetLite()
-    for parameter in network.parameters():
-        fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
-        scale = math.sqrt(2 / fan_in) if parameter.ndim > 1 else 0.1
-        parameter.copy_(torch.randn(parameter.shape, generator=rng) * scale)
-    return network.requires_grad_(False).eval()
-
-
 @pytest.fixture
 def cfg() -> RunConfig:
     overrides = ["loss.vision_weight=1", "loss.perceptual_weight=2", "vision.text_dim=32", "vision.channels=16"]
@@ -41,9 +28,9 @@ def cfg() -> RunConfig:
 
 
 @pytest.fixture
-def state(cfg: RunConfig, image_network: EfficientNetLite) -> TrainState:
+def state(cfg: RunConfig, random_lite0: EfficientNetLite) -> TrainState:
     torch.manual_seed(0)
-    return TrainState(cfg, feature_dim=HashedText.feature_dim, device=CPU, image_network=image_network)
+    return TrainState(cfg, feature_dim=HashedText.feature_dim, device=CPU, image_network=random_lite0)
 
 
 @pytest.fixture
@@ -53,6 +40,7 @@ def batch(cfg: RunConfig) -> MicroBatch:
     return MicroBatch(
         img=torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8, generator=generator),
         captions=CAPTIONS,
+        whole=CAPTIONS,
         features=HashedText(max_tokens=16).encode(CAPTIONS),
         z=torch.randn(4, cfg.generator.z_dim, generator=generator),
         augmentation=Augmentation.draw(cfg.augment, 4, generator, CPU),

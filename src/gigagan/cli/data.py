@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from gigagan.data.check import Report, Spread
     from gigagan.models.frozen import TextEncoder
 
-ELSEWHERE = {"weights": "gigagan.cli.weights:weights"}
+ELSEWHERE = {"heads": "gigagan.cli.heads:heads", "weights": "gigagan.cli.weights:weights"}
 
 
 class _Group(click.Group):

@@ -13,6 +13,7 @@ from gigagan.config.run import (
     RunConfig,
     TextConfig,
     TrainConfig,
+    Weights,
 )
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "TextConfig",
     "TrainConfig",
     "VisionConfig",
+    "Weights",
     "from_dict",
     "load",
     "preset_names",

@@ -1,6 +1,6 @@
 """Knobs of the networks: generator, discriminator, attention. Defaults are the paper's values where it states them."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -148,7 +148,14 @@ class DiscriminatorConfig(Section):
 
 
 class VisionConfig(Section):
-    """The vision-aided discriminator V (paper 5.4) and what the frozen network under it sees."""
+    """The frozen image network that losses look through, and the vision-aided discriminator V on it (paper 5)."""
+
+    network: Literal["lite0", "clip"] = "lite0"
+    """lite0 = EfficientNet-Lite0 (`gigagan data weights lite0`); clip = CLIP's image tower on disk (the paper's)."""
+    path: str = ""
+    """Directory of the CLIP checkpoint; for clip."""
+    heads: str = ""
+    """Heads that make a contrastive pair of MiniLM and lite0 (`gigagan data heads`); for loss.clip_weight on lite0."""
 
     text_layers: int = Field(1, ge=0)
     """Depth of V's own learned text transformer."""

@@ -3,7 +3,7 @@
 Defaults are the paper's values where it states them (docs/paper.md gives the source of each).
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,10 @@ from gigagan.config.networks import (
     VisionConfig,
     check_levels,
 )
+
+Point = tuple[NonNegative, NonNegative]
+Schedule = NonNegative | tuple[Point, ...]
+"""A weight: a number, or points [kimg, value], straight between them and level before the first and after the last."""
 
 
 class DataConfig(Section):
@@ -49,33 +53,84 @@ class TextConfig(Section):
     """Prompt length in tokens, shorter prompts are padded; 77 for CLIP."""
 
 
+class Weights(NamedTuple):
+    """Weights of the losses at one moment, named as in LossConfig."""
+
+    adv: float
+    match_D: float
+    match_G: float
+    r1_gamma: float
+    vision: float
+    clip: float
+    paired_l1: float
+    perceptual: float
+
+
 class LossConfig(Section):
-    """Weights of the losses (paper 5)."""
+    """Weights of the losses (paper 5); each may be a schedule, [[kimg, value], ...], straight between its points."""
 
     level_weights: tuple[NonNegative, ...] = (0.33, 0.17, 0.17, 0.17, 0.17)
     """Weight of each entry level, full resolution first."""
-    adv_weight: NonNegative = 1.0
+    adv_weight: Schedule = 1.0
     """Weight in G of what D says; 0 = G learns from the paired terms alone, without D (a first stage on small data)."""
     intermediate_adv_weight: NonNegative = 0.01
     """Weight of the adversarial logits at exits before the last."""
     intermediate_match_weight: NonNegative = 0.05
     """Weight of the matching logits at exits before the last."""
-    match_weight_D: NonNegative = 1.0
+    match_weight_D: Schedule = 1.0
     """Matching-aware loss in D: real and generated with a caption that isn't theirs are fake (Eq. 8)."""
-    match_weight_G: NonNegative = 1.0
+    match_weight_G: Schedule = 1.0
     """Matching-aware loss in G."""
-    r1_gamma: NonNegative = 0.2048
+    match_G: Literal["raise", "lower"] = "raise"
+    """What G does to D's logits of its pictures under others' captions: raise = the literal min-max, its
+    non-saturating form; lower = G agrees that they don't match. With match_weight_G=0 it does neither."""
+    r1_gamma: Schedule = 0.2048
     """R1 strength: r1_gamma / 2 * E|grad|^2 (StyleGAN's convention)."""
     r1_interval: Count = 16
     """Lazy R1: applied every k steps, times k."""
     r1_share: float = Field(1.0, gt=0, le=1)
     """Share of the batch that R1 looks at."""
-    paired_l1_weight: NonNegative = 0.0
+    paired_l1_weight: Schedule = 0.0
     """L1 between generated and real pyramids of one caption; for small data, 0 in the paper."""
-    vision_weight: NonNegative = 0.0
-    """Vision-aided adversarial loss on the frozen EfficientNet-Lite0 (`gigagan data weights lite0`); 0 = without."""
-    perceptual_weight: NonNegative = 0.0
+    vision_weight: Schedule = 0.0
+    """Vision-aided adversarial loss on the frozen image network (vision.network); 0 = without."""
+    clip_weight: Schedule = 0.0
+    """CLIP contrastive loss in G: a picture is to fit its caption better than any other (Eq. 9); 0 = without."""
+    perceptual_weight: Schedule = 0.0
     """Distance of generated and real pictures of one caption in features of that network; 0 in the paper."""
+
+    @model_validator(mode="after")
+    def _ascending(self) -> "LossConfig":
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or name == "level_weights":
+                continue
+            kimgs = [kimg for kimg, _ in value]
+            if not kimgs or kimgs != sorted(set(kimgs)):
+                raise ValueError(f"loss.{name} has the kimg {kimgs}; give [kimg, value] points with rising kimg")
+        return self
+
+    def at(self, kimg: float) -> Weights:
+        """The weights after so many thousand images."""
+        return Weights(
+            adv=_value(self.adv_weight, kimg),
+            match_D=_value(self.match_weight_D, kimg),
+            match_G=_value(self.match_weight_G, kimg),
+            r1_gamma=_value(self.r1_gamma, kimg),
+            vision=_value(self.vision_weight, kimg),
+            clip=_value(self.clip_weight, kimg),
+            paired_l1=_value(self.paired_l1_weight, kimg),
+            perceptual=_value(self.perceptual_weight, kimg),
+        )
+
+
+def _value(schedule: Schedule, kimg: float) -> float:
+    """Of a schedule at a moment."""
+    if not isinstance(schedule, tuple):
+        return schedule
+    (before, low), *_ = [point for point in schedule if point[0] <= kimg][-1:] or schedule[:1]
+    (after, high), *_ = [point for point in schedule if point[0] > kimg][:1] or schedule[-1:]
+    return low if after <= before else low + (high - low) * max(0.0, kimg - before) / (after - before)
 
 
 class AugmentConfig(Section):
@@ -178,9 +233,15 @@ class RunConfig(Section):
             raise ValueError(
                 f"train.batch ({self.train.batch}) must be a multiple of train.batch_gpu ({self.train.batch_gpu})"
             )
-        if self.train.batch_gpu < 2 and self.loss.match_weight_D + self.loss.match_weight_G > 0:
+        if self.train.batch_gpu < 2 and (self.loss.match_weight_D or self.loss.match_weight_G):
             raise ValueError("train.batch_gpu is 1, but the matching loss needs another caption; use at least 2")
-        if not (L := self.loss).adv_weight and not L.vision_weight + L.paired_l1_weight + L.perceptual_weight:
+        others = (
+            self.loss.vision_weight,
+            self.loss.clip_weight,
+            self.loss.paired_l1_weight,
+            self.loss.perceptual_weight,
+        )
+        if not self.loss.adv_weight and not any(others):
             raise ValueError("loss.adv_weight is 0 and so is every other loss of G; give one of them a weight")
         if self.train.freeze_D >= len(G.resolutions):
             raise ValueError(

@@ -9,7 +9,7 @@ from gigagan.config import TextConfig
 from gigagan.errors import CheckpointError, ConfigError
 from gigagan.models.frozen_clip import ClipText, load_clip
 from gigagan.models.frozen_files import read_config
-from gigagan.models.frozen_image import EfficientNetLite, ImageFeatures, load_efficientnet_lite
+from gigagan.models.frozen_image import EfficientNetLite, ImageFeatures, ImageNetwork, load_efficientnet_lite
 from gigagan.models.frozen_text import HashedText, MiniLM, TextEncoder, TextFeatures, load_minilm
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "EfficientNetLite",
     "HashedText",
     "ImageFeatures",
+    "ImageNetwork",
     "MiniLM",
     "TextEncoder",
     "TextFeatures",

@@ -93,20 +93,25 @@ def load_clip(folder: Path, *, max_tokens: int = 77, device: torch.device | str 
 
     Raises CheckpointError that names what is missing or misshapen, MissingExtra without transformers.
     """
-    transformers = _import_transformers()
     weights_dir, tokenizer_dir = locate(folder)
-    config = read_config(weights_dir)
-    if config.get("model_type") not in ("clip", "clip_text_model"):
+    network = load_network("CLIPTextModel", weights_dir, kinds=("clip", "clip_text_model"))
+    tokenizer = read_tokenizer(tokenizer_dir, max_tokens)
+    return ClipText(network, tokenizer, device=device, licences=read_licences(weights_dir))
+
+
+def load_network(class_name: str, folder: Path, *, kinds: tuple[str, ...]) -> Any:
+    """A network of transformers from config.json and model.safetensors; `kinds` are the model types that will do."""
+    transformers = _import_transformers()
+    config = read_config(folder)
+    if config.get("model_type") not in kinds:
         kind = config.get("model_type")
-        raise CheckpointError(
-            f"{weights_dir / 'config.json'}: model_type is {kind!r}; expected clip or clip_text_model"
-        )
-    path = weights_dir / "model.safetensors"
+        raise CheckpointError(f"{folder / 'config.json'}: model_type is {kind!r}; expected {' or '.join(kinds)}")
+    path = folder / "model.safetensors"
     try:
         with _quiet_transformers():
             # Misshapen tensors are only ignored until they are named below.
-            network, report = transformers.CLIPTextModel.from_pretrained(
-                weights_dir,
+            network, report = getattr(transformers, class_name).from_pretrained(
+                folder,
                 local_files_only=True,
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,
@@ -119,11 +124,10 @@ def load_clip(folder: Path, *, max_tokens: int = 77, device: torch.device | str 
     for name, found, expected in sorted(report["mismatched_keys"]):
         raise CheckpointError(f"{path}: tensor {name} has shape {list(found)}; expected {list(expected)}")
     check_sha256(path, config.get("sha256", ""))
-    tokenizer = _read_tokenizer(tokenizer_dir, max_tokens)
-    return ClipText(network, tokenizer, device=device, licences=read_licences(weights_dir))
+    return network
 
 
-def _read_tokenizer(folder: Path, max_tokens: int) -> PromptTokenizer:
+def read_tokenizer(folder: Path, max_tokens: int) -> PromptTokenizer:
     """tokenizer.json, or one made of the older vocab.json and merges.txt."""
     if (folder / "tokenizer.json").is_file() or not (folder / "vocab.json").is_file():
         return PromptTokenizer.read(folder, max_tokens)

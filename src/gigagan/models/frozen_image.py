@@ -7,7 +7,7 @@ folded into the convolutions when the weights are read. Axes: B batch, C channel
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -40,11 +40,25 @@ class ImageFeatures:
     """What a frozen image network sees in a batch."""
 
     maps: list[Float[Tensor, "B _ _ _"]]
-    """Feature maps at strides 2, 4, 8, 16 and 32 of the (enlarged) image: 16, 24, 40, 112 and 320 channels."""
-    pooled: Float[Tensor, "B 1280"]
-    """Mean of the last layer over the image."""
-    logits: Float[Tensor, "B 1000"]
-    """ImageNet classes."""
+    """Feature maps, finest first. EfficientNet-Lite: at strides 2, 4, 8, 16 and 32 of the (enlarged) image, 16, 24,
+    40, 112 and 320 channels. CLIP: patches after a third, two thirds and all of its layers."""
+    pooled: Float[Tensor, "B P"]
+    """The image as one vector. EfficientNet-Lite: mean of its last layer, 1280 wide. CLIP: its embedding."""
+    logits: Float[Tensor, "B K"] | None = None
+    """ImageNet classes, 1000; None where a network has none."""
+
+
+@runtime_checkable
+class ImageNetwork(Protocol):
+    """A frozen network that losses look through."""
+
+    map_channels: list[int]
+    """Width of each map."""
+    judged_maps: dict[int, bool]
+    """Maps that the vision-aided discriminator judges, and whether it halves their side first."""
+
+    def __call__(self, img: Float[Tensor, "B 3 H W"], *, min_res: int = 128) -> ImageFeatures:
+        """Features of images in [-1, 1], enlarged to at least min_res px where the network takes any size."""
 
 
 class SameConv(nn.Module):
@@ -97,6 +111,8 @@ class EfficientNetLite(nn.Module):
         self.blocks = nn.ModuleList()
         self.taps: list[int] = []
         self.map_channels = [STAGES[stage][3] for stage in TAPPED_STAGES]
+        # A map at stride 2 says little that D doesn't see, and costs the most.
+        self.judged_maps = {1: True, 2: True, 3: False, 4: False}
         channels = STEM_CHANNELS
         for stage, (expansion, kernel, stride, out_channels, repeats) in enumerate(STAGES):
             deepened = repeats if stage in (0, len(STAGES) - 1) else math.ceil(repeats * depth)

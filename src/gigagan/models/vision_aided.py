@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gigagan.config import VisionConfig
 from gigagan.models.adaptive_conv import AdaptiveConv
-from gigagan.models.frozen import TextFeatures
+from gigagan.models.frozen import ImageNetwork, TextFeatures
 from gigagan.models.layers import EqualConv, normalize
 from gigagan.models.text import TextTransformer
 
@@ -60,16 +60,15 @@ class VisionAidedDiscriminator(nn.Module):
     Runs in float32, as the frozen network does.
     """
 
-    # Unstated: which layers, how wide, how many convolutions; maps at strides 4 to 32, two convolutions (paper.md 5.4).
+    # Unstated: which layers, how wide, how many convolutions; what the network names, two convolutions (paper.md 5.4).
 
-    def __init__(self, cfg: VisionConfig, *, map_channels: Sequence[int], feature_dim: int) -> None:
+    def __init__(self, cfg: VisionConfig, network: ImageNetwork, *, feature_dim: int) -> None:
         super().__init__()
         self.text = TextTransformer(feature_dim, dim=cfg.text_dim, num_layers=cfg.text_layers, num_heads=cfg.text_heads)
-        self.first_map = 1  # a map at stride 2 says little that D doesn't see, and costs the most
-        judged = map_channels[self.first_map :]
+        self.judged_maps = network.judged_maps
         self.heads = nn.ModuleList(
-            VisionHead(channels, channels=cfg.channels, text_dim=cfg.text_dim, down=i < len(judged) - 2)
-            for i, channels in enumerate(judged)
+            VisionHead(network.map_channels[i], channels=cfg.channels, text_dim=cfg.text_dim, down=down)
+            for i, down in self.judged_maps.items()
         )
 
     def forward(self, maps: Sequence[Tensor], features: TextFeatures) -> list[Tensor]:
@@ -77,7 +76,7 @@ class VisionAidedDiscriminator(nn.Module):
 
     def look(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """What the heads see in the maps, finest first."""
-        return [head.look(x) for head, x in zip(self._heads(), maps[self.first_map :], strict=True)]
+        return [head.look(maps[i]) for head, i in zip(self._heads(), self.judged_maps, strict=True)]
 
     def judge(self, seen: Sequence[Tensor], t: Float[Tensor, "B D"]) -> list[Tensor]:
         """Logits [B, 1, H, W] of what was seen under these captions."""

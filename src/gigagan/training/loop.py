@@ -17,8 +17,9 @@ from gigagan.data.features import CaptionFeatures
 from gigagan.data.loader import Batch, batches
 from gigagan.errors import ConfigError
 from gigagan.grid import labelled_grid
-from gigagan.models.frozen import TextEncoder, TextFeatures, build_text_encoder, load_efficientnet_lite
+from gigagan.models.frozen import TextEncoder, TextFeatures, build_text_encoder
 from gigagan.pipeline import Pipeline
+from gigagan.training.contrast import build_critics
 from gigagan.training.micro_batches import micro_batches
 from gigagan.training.state import TrainState, grow_from, updating
 from gigagan.training.stats import Stats
@@ -32,6 +33,7 @@ FREE_KEYS = (
     "init",
     "path",
     "features",
+    "heads",
     "num_workers",
     "total_kimg",
     "batch_gpu",
@@ -55,12 +57,13 @@ def train(cfg: RunConfig, run_dir: Path, *, device: torch.device) -> None:
     dataset = open_dataset(cfg.data.path or packaged_pictures(), split=cfg.data.split, resolution=resolution)
     torch.manual_seed(cfg.train.seed)  # the networks' first weights
     encoder = build_text_encoder(cfg.text, device)
-    looks = cfg.loss.vision_weight > 0 or cfg.loss.perceptual_weight > 0
-    image_network = load_efficientnet_lite("lite0", device) if looks else None
-    state = TrainState(cfg, feature_dim=encoder.feature_dim, device=device, image_network=image_network)
+    features = CaptionFeatures(encoder, preload=Path(cfg.data.features) if cfg.data.features else None)
+    image_network, contrast = build_critics(cfg, features, device)
+    state = TrainState(
+        cfg, feature_dim=encoder.feature_dim, device=device, image_network=image_network, contrast=contrast
+    )
     _check_config(cfg, run_dir)
     _restore_or_init(state, run_dir)
-    features = CaptionFeatures(encoder, preload=Path(cfg.data.features) if cfg.data.features else None)
     prompts = list(cfg.train.grid_prompts) or _first_captions(dataset)
     order = {"seed": cfg.train.seed, "start_nimg": state.nimg, "rank": dist.rank(), "world": dist.world_size()}
     stream = batches(cfg.data, dataset, resolution=resolution, batch=cfg.train.batch, **order)
@@ -97,7 +100,7 @@ def _step(
     """One optimizer step of D (and V), then one of G; returns the size of micro-batches that fitted."""
     _set_learning_rate(state)
     # R1 every r1_interval steps, weighted up by the same factor (lazy regularization).
-    r1 = state.cfg.loss.r1_gamma > 0 and state.step % state.cfg.loss.r1_interval == 0
+    r1 = state.weights.r1_gamma > 0 and state.step % state.cfg.loss.r1_interval == 0
 
     def judges(size: int) -> None:
         share = size / state.cfg.train.batch

@@ -23,6 +23,8 @@ class MicroBatch:
     img: Tensor
     """uint8 [B, 3, H, W]."""
     captions: list[str]
+    whole: list[str]
+    """Captions of the whole batch on this rank, to tell a picture from."""
     features: TextFeatures
     z: Tensor
     """[B, z_dim], for this half step."""
@@ -49,6 +51,7 @@ def micro_batches(
         yield MicroBatch(
             img=batch.img[part].to(state.device, memory_format=torch.channels_last),
             captions=captions,
+            whole=batch.captions,
             features=features(captions).to(state.device),
             z=z[part].to(state.device),
             augmentation=augmentation.part(part),

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gigagan.config import OptimizerConfig, RunConfig
+from gigagan.config import OptimizerConfig, RunConfig, Weights
 from gigagan.errors import CheckpointError
 from gigagan.losses import ema_decay
 from gigagan.models.discriminator import Discriminator
-from gigagan.models.frozen import EfficientNetLite
+from gigagan.models.frozen import ImageNetwork
 from gigagan.models.generator import Generator
 from gigagan.models.vision_aided import VisionAidedDiscriminator
+from gigagan.training.contrast import Contrast
 
 
 class TrainState:
@@ -25,12 +26,14 @@ class TrainState:
         *,
         feature_dim: int,
         device: torch.device,
-        image_network: EfficientNetLite | None = None,
+        image_network: ImageNetwork | None = None,
+        contrast: Contrast | None = None,
     ) -> None:
-        """`image_network`, frozen, is needed where loss.vision_weight or loss.perceptual_weight isn't 0."""
+        """The frozen `image_network` is needed where a loss looks through it, `contrast` where loss.clip_weight > 0."""
         self.cfg = cfg
         self.device = device
         self.image_network = image_network
+        self.contrast = contrast
         self.nimg = 0
         self.G = Generator(cfg.generator, feature_dim=feature_dim).to(device)
         self.D = Discriminator(cfg.discriminator, resolution=cfg.generator.resolution, feature_dim=feature_dim).to(
@@ -50,9 +53,7 @@ class TrainState:
         self.V: VisionAidedDiscriminator | None = None
         if cfg.loss.vision_weight:
             assert image_network is not None
-            self.V = VisionAidedDiscriminator(
-                cfg.vision, map_channels=image_network.map_channels, feature_dim=feature_dim
-            ).to(device)
+            self.V = VisionAidedDiscriminator(cfg.vision, image_network, feature_dim=feature_dim).to(device)
             self.opt_V = build_optimizer(self.V, cfg.optim_D, lazy=1.0)
             self.judges.append((self.V, self.opt_V))
         # R1 stays uncompiled: what torch.compile makes has no second derivative. Each of the few lengths that captions
@@ -68,6 +69,11 @@ class TrainState:
     def step(self) -> int:
         """Optimizer steps done."""
         return self.nimg // self.cfg.train.batch
+
+    @property
+    def weights(self) -> Weights:
+        """Weights of the losses now."""
+        return self.cfg.loss.at(self.nimg / 1000)
 
     @property
     def dtype(self) -> torch.dtype:

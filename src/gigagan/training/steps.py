@@ -21,7 +21,7 @@ Stats = dict[str, Tensor]
 
 def discriminator_step(state: TrainState, batch: MicroBatch, *, share: float, r1: bool) -> Stats:
     """Gradients of D's loss on one micro-batch, `share` of the whole batch; with R1 when it is due."""
-    loss = state.cfg.loss
+    loss, weights = state.cfg.loss, state.weights
     B = len(batch.img)
     real_pyramid = _real_pyramid(state, batch.img)
     with torch.no_grad():
@@ -30,7 +30,7 @@ def discriminator_step(state: TrainState, batch: MicroBatch, *, share: float, r1
         gen_pyramid = state.synthesize(w, condition, dtype=state.dtype)
     gen_pyramid, real_shown = batch.augmentation(gen_pyramid), batch.augmentation(real_pyramid)
     stats: Stats = {}
-    if loss.adv_weight:
+    if weights.adv:
         total, stats = _judges(state, batch, gen_pyramid, real_shown)
         (total * share).backward()
 
@@ -40,10 +40,10 @@ def discriminator_step(state: TrainState, batch: MicroBatch, *, share: float, r1
         (judged * share).backward()
         stats |= vision_stats
 
-    if r1 and loss.adv_weight:
+    if r1 and weights.adv:
         count = max(round(B * loss.r1_share), 1)
         penalty = _r1(state, [img[:count] for img in real_shown], batch.features, count)
-        (penalty * (loss.r1_gamma / 2 * loss.r1_interval * share)).backward()
+        (penalty * (weights.r1_gamma / 2 * loss.r1_interval * share)).backward()
         stats["Loss/D/r1"] = penalty.detach()
     return stats
 
@@ -52,7 +52,7 @@ def _judges(
     state: TrainState, batch: MicroBatch, gen_pyramid: list[Tensor], real_pyramid: list[Tensor]
 ) -> tuple[Tensor, Stats]:
     """D's loss of generated and real pictures, as shown to it."""
-    loss = state.cfg.loss
+    loss, weights = state.cfg.loss, state.weights
     t_D = state.D.text(batch.features).t_global
 
     # Own captions: real is real, generated is generated (Eq. 6).
@@ -68,11 +68,11 @@ def _judges(
     }
 
     # Others' captions: both are fake (Eq. 8).
-    if loss.match_weight_D:
+    if weights.match_D:
         other_logits = state.D.judge(exits, t_D[batch.other].repeat(2, 1))
         pairs = _sum(other_logits, losses.loss_generated, loss, loss.intermediate_match_weight)
         match = losses.mean_where(pairs, batch.has_other.repeat(2)) * 2  # generated and real, each a mean
-        total = total + loss.match_weight_D * match
+        total = total + weights.match_D * match
         stats["Loss/D/match"] = match.detach()
         stats["Scores/mismatched"] = _last_score(_halves(other_logits)[1])
     return total, stats
@@ -80,7 +80,7 @@ def _judges(
 
 def generator_step(state: TrainState, batch: MicroBatch, *, share: float) -> Stats:
     """Gradients of G's loss on one micro-batch, `share` of the whole batch."""
-    loss = state.cfg.loss
+    weights = state.weights
     condition = state.G.text(batch.features)
     w = state.G.mapping(batch.z, condition.t_global)
     state.G.mapping.track(w.detach())
@@ -88,16 +88,16 @@ def generator_step(state: TrainState, batch: MicroBatch, *, share: float) -> Sta
 
     shown = batch.augmentation(pyramid)
     total, stats = torch.zeros((), device=w.device), Stats()
-    if loss.adv_weight:
+    if weights.adv:
         adv, stats = _adversarial(state, batch, shown)
-        total = total + loss.adv_weight * adv
+        total = total + weights.adv * adv
     if state.image_network is not None:
         judged, vision_stats = vision_judged(state, batch, shown[0])
         total = total + judged
         stats |= vision_stats
-    if loss.paired_l1_weight:
+    if weights.paired_l1:
         paired = losses.paired_l1(pyramid, _real_pyramid(state, batch.img))
-        total = total + loss.paired_l1_weight * paired
+        total = total + weights.paired_l1 * paired
         stats["Loss/G/paired_l1"] = paired.detach()
     (total * share).backward()
     return stats
@@ -105,18 +105,20 @@ def generator_step(state: TrainState, batch: MicroBatch, *, share: float) -> Sta
 
 def _adversarial(state: TrainState, batch: MicroBatch, shown: list[Tensor]) -> tuple[Tensor, Stats]:
     """What D says of G's pictures under their own captions and, where it has a weight, under others'."""
-    loss = state.cfg.loss
+    loss, weights = state.cfg.loss, state.weights
     exits = state.phi(shown, dtype=state.dtype)
     with torch.no_grad():
         t_D = state.D.text(batch.features).t_global
     adv = _sum(state.D.judge(exits, t_D), losses.loss_real, loss, loss.intermediate_adv_weight).mean()
     total, stats = adv, {"Loss/G/adv": adv.detach()}
-    if loss.match_weight_G:
-        # Unstated: G's side of the matching loss; the non-saturating counterpart of D's (paper.md 5.2, reading A).
+    if weights.match_G:
+        # Unstated: G's side of the matching loss; the non-saturating counterpart of D's (paper.md 5.2, reading A), a
+        # key sets B, a weight of 0 is C.
         logits = state.D.judge(exits, t_D[batch.other])
-        pairs = _sum(logits, losses.loss_real, loss, loss.intermediate_match_weight)
+        sense = losses.loss_real if loss.match_G == "raise" else losses.loss_generated
+        pairs = _sum(logits, sense, loss, loss.intermediate_match_weight)
         match = losses.mean_where(pairs, batch.has_other)
-        total = total + loss.match_weight_G * match
+        total = total + weights.match_G * match
         stats["Loss/G/match"] = match.detach()
     return total, stats
 

@@ -1,14 +1,16 @@
-"""The terms that look through a frozen image network: the vision-aided game and the paired perceptual distance.
+"""The terms that look through a frozen image network: the vision-aided game, CLIP's contrast, the paired distance.
 
-Both look at full-size pictures as D is shown them, augmented alike, so that one pass over a picture serves both.
+All look at full-size pictures as D is shown them, augmented alike, so that one pass over a picture serves them all.
 """
 
 import torch
 from torch import Tensor
 
-from gigagan import losses
+from gigagan import dist, losses
+from gigagan.models.frozen import ImageFeatures
 from gigagan.models.layers import to_float
 from gigagan.models.vision_aided import VisionAidedDiscriminator
+from gigagan.training.contrast import Contrast
 from gigagan.training.micro_batches import MicroBatch
 from gigagan.training.state import TrainState
 
@@ -20,7 +22,7 @@ def vision_judges(
 ) -> tuple[Tensor, Stats]:
     """V's loss: own captions as in D, others' as in the matching loss (Eq. 6 and 8 with V for D)."""
     # Unstated: whether V takes part in the matching loss; it does, with D's weight.
-    seen = V.look(_maps(state, torch.cat([generated, real])))
+    seen = V.look(_look(state, torch.cat([generated, real])).maps)
     t = V.text(batch.features).t_global
     own = V.judge(seen, t.repeat(2, 1))
     gen_scores, real_scores = ([logits.chunk(2)[half] for logits in own] for half in (0, 1))
@@ -30,7 +32,7 @@ def vision_judges(
         "Scores/vision_real": _score(real_scores),
         "Scores/vision_gen": _score(gen_scores),
     }
-    if weight := state.cfg.loss.match_weight_D:
+    if weight := state.weights.match_D:
         others = V.judge(seen, t[batch.other].repeat(2, 1))
         match = losses.mean_where(_mean(others, losses.loss_generated), batch.has_other.repeat(2)) * 2
         total = total + weight * match
@@ -40,31 +42,43 @@ def vision_judges(
 
 
 def vision_judged(state: TrainState, batch: MicroBatch, generated: Tensor) -> tuple[Tensor, Stats]:
-    """G's terms: what V says of its pictures, and how far they are from the real ones of their captions."""
-    loss = state.cfg.loss
-    maps = _maps(state, generated)
+    """G's terms: what V says of its pictures, whether each fits its caption, how far it is from the real one of it."""
+    weights = state.weights
+    seen = _look(state, generated)
     total, stats = torch.zeros((), device=generated.device), {}
     if state.V is not None:
         with torch.no_grad():
             t = state.V.text(batch.features).t_global
-        adv = _mean(state.V.judge(state.V.look(maps), t), losses.loss_real).mean()
-        total = total + loss.vision_weight * adv
+        adv = _mean(state.V.judge(state.V.look(seen.maps), t), losses.loss_real).mean()
+        total = total + weights.vision * adv
         stats["Loss/G/vision"] = adv.detach()
-    if loss.perceptual_weight:
+    if weights.clip:
+        clip = _clip_contrastive(state, state.contrast, batch, seen)
+        total = total + weights.clip * clip
+        stats["Loss/G/clip"] = clip.detach()
+    if weights.perceptual:
         # Deviation: not in the paper's base model; on a small set it says what a caption looks like.
         real = batch.augmentation([to_float(batch.img)])[0]
         with torch.no_grad():
-            target = _maps(state, real)
-        distance = losses.perceptual_distance(maps, target).mean()
-        total = total + loss.perceptual_weight * distance
+            target = _look(state, real).maps
+        distance = losses.perceptual_distance(seen.maps, target).mean()
+        total = total + weights.perceptual * distance
         stats["Loss/G/perceptual"] = distance.detach()
     return total, stats
 
 
-def _maps(state: TrainState, img: Tensor) -> list[Tensor]:
+def _clip_contrastive(state: TrainState, contrast: Contrast | None, batch: MicroBatch, seen: ImageFeatures) -> Tensor:
+    assert contrast is not None
+    others = dist.gather(contrast.text(list(dict.fromkeys(batch.whole))))
+    # Deviation: the paper's batch has 512 captions or more; a small one borrows others from the training split.
+    others = torch.cat([others, contrast.others])
+    own = contrast.text(batch.captions)
+    return losses.clip_contrastive(contrast.picture(seen), own, others, scale=contrast.scale).mean()
+
+
+def _look(state: TrainState, img: Tensor) -> ImageFeatures:
     assert state.image_network is not None
-    maps: list[Tensor] = state.image_network(img, min_res=state.cfg.vision.resolution).maps
-    return maps
+    return state.image_network(img, min_res=state.cfg.vision.resolution)
 
 
 def _mean(logits: list[Tensor], loss: losses.PerPicture) -> Tensor:

@@ -1,0 +1,122 @@
+"""Train the CLIP-like pair of heads over frozen MiniLM and EfficientNet-Lite0 on pictures and captions of our own."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from gigagan.augment import Augmentation
+from gigagan.config import AugmentConfig
+from gigagan.data.dataset import CaptionedImages
+from gigagan.errors import DataError
+from gigagan.evaluation.evaluator import SentenceEncoder, pooled_text
+from gigagan.evaluation.features import as_batch
+from gigagan.evaluation.fit import Lesson, fit
+from gigagan.evaluation.readers import Readers
+from gigagan.evaluation.retrieval import recall_at
+from gigagan.models.frozen import EfficientNetLite
+from gigagan.models.layers import to_float
+from gigagan.training.contrast import picture_features, text_vectors
+
+ROUNDS = 4
+"""Each picture is learned from so many times: as it is, then augmented as in training, each with another caption."""
+BATCH = 32
+HELD_OUT = 50
+"""One picture in so many is kept from the heads while they are judged, then learned from as well."""
+
+
+@dataclass(frozen=True)
+class TrainedHeads:
+    """Heads, and how well they do."""
+
+    heads: Readers
+    others: Float[Tensor, "N D"]
+    """Vectors of the pictures' first captions."""
+    recall: float
+    """R@1 of pictures kept back among their first captions, by heads that hadn't seen them."""
+    kept_back: int
+    """How many those were."""
+
+
+def train_heads(
+    data: CaptionedImages,
+    network: EfficientNetLite,
+    text_encoder: SentenceEncoder,
+    *,
+    resolution: int,
+    seed: int = 0,
+    progress: bool = False,
+) -> TrainedHeads:
+    """Heads of a set of captioned pictures.
+
+    Pictures are brought to `resolution` px for the image network, as in training (vision.resolution).
+    Raises DataError for fewer than 100 pictures.
+    """
+    captions, features = _look(data, network, resolution=resolution, seed=seed, progress=progress)
+    count = len(captions)
+    if count < 100:
+        raise DataError(f"{data.path}: {count} pictures can be used; the heads need at least 100")
+    # A round is another caption of each picture, from a start of its own, so that every wording comes up.
+    starts = [_hash(own[0]) for own in captions]
+    rounds = [[own[(start + k) % len(own)] for own, start in zip(captions, starts, strict=True)] for k in range(ROUNDS)]
+    texts = sorted({text for row in rounds for text in row} | {own[0] for own in captions})
+    sentences = pooled_text(text_encoder, texts)
+    place = {text: i for i, text in enumerate(texts)}
+    chosen = torch.tensor([[place[text] for text in row] for row in rounds])
+
+    def lesson(items: Tensor) -> Lesson:
+        return Lesson(
+            cells=features[:, items].flatten(0, 1),
+            texture=torch.zeros(ROUNDS * len(items), 0),
+            style=torch.full((ROUNDS * len(items),), -1),
+            concept=torch.full((ROUNDS * len(items),), -1),
+            caption=chosen[:, items].flatten(),
+            caption_text=sentences,
+            concept_text=torch.zeros(0, sentences.shape[1]),
+            num_styles=0,
+        )
+
+    every = torch.arange(count)
+    kept_back = every % HELD_OUT == 0
+    judged = fit(lesson(every[~kept_back]), seed=seed, progress=progress)
+    first = torch.tensor([place[own[0]] for own in captions])
+    scores = judged.caption_scores(judged.look(features[0, kept_back]), sentences[first[kept_back]])
+    recall = recall_at(1, scores, torch.arange(len(scores)))
+    heads = fit(lesson(every), seed=seed, progress=progress)
+    return TrainedHeads(heads, text_vectors(heads, sentences[first.unique()]), recall, len(scores))
+
+
+@torch.no_grad()
+def _look(
+    data: CaptionedImages, network: EfficientNetLite, *, resolution: int, seed: int, progress: bool
+) -> tuple[list[list[str]], Float[Tensor, "R N K"]]:
+    """Captions of each usable picture that name no background, and its features, once a round."""
+    draw = torch.Generator().manual_seed(seed)
+    device = network.stem.weight.device
+    captions: list[list[str]] = []
+    parts: list[Tensor] = []
+    for start in tqdm(range(0, len(data), BATCH), desc="pictures", unit="batch", disable=None if progress else True):
+        samples = []
+        for index in range(start, min(start + BATCH, len(data))):
+            try:
+                samples.append(data[index])
+            except DataError:
+                continue  # `gigagan data check` names it
+        if not samples:
+            continue
+        captions += [[c.text for c in s.captions if c.background is None] or [s.captions[0].text] for s in samples]
+        img = to_float(as_batch([sample.image for sample in samples])).to(device)
+        looks = [img]
+        for _ in range(ROUNDS - 1):
+            augmentation = Augmentation.draw(AugmentConfig(prob=1.0), len(img), draw, device)
+            looks.append(augmentation([img])[0])
+        seen = [picture_features(network(look, min_res=resolution)).cpu() for look in looks]
+        parts.append(torch.stack(seen))
+    return captions, torch.cat(parts, dim=1) if parts else torch.zeros(ROUNDS, 0, 0)
+
+
+def _hash(text: str) -> int:
+    return hashlib.blake2b(text.encode(), digest_size=2).digest()[0]
