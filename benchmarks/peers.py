@@ -144,7 +144,7 @@ def gigagan_training(batch: int, cached_text: bool) -> Case:
 def aura_tile(arithmetic: str) -> Case:
     """aura-sr: one tile of 64 px to 256 px, with the configuration that its weights are published for (617.6 M).
 
-    `channels_last` is that with weights converted to bfloat16 as well; float32 and autocast leave them as they are.
+    Its five-dimensional banks of filters can't be brought to channels-last memory.
     """
     from aura_sr import UnetUpsampler
 
@@ -158,9 +158,6 @@ def aura_tile(arithmetic: str) -> Case:
     parameters = {"upsampler": trainable(network)}
     network.requires_grad_(False)
     tile, noise = torch.rand(1, 3, 64, 64), torch.randn(1, 128)
-    if arithmetic == "channels_last":
-        network = network.to(torch.bfloat16, memory_format=torch.channels_last)
-        tile, noise, arithmetic = tile.to(torch.bfloat16), noise.to(torch.bfloat16), "float32"
     return Case({"tile": Part(_drawing(lambda: network(lowres_image=tile, noise=noise), arithmetic))}, 1, parameters)
 
 

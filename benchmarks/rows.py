@@ -282,7 +282,7 @@ ROWS = [
         "For information: aura-sr, one tile of 64 px to 256 px",
         [
             _peer(f"{arithmetic}{', memory kept' * keep}", "aura_tile", "aura_sr", keep=keep, arithmetic=arithmetic)
-            for arithmetic, keep in (("float32", False), ("float32", True), ("autocast", True), ("channels_last", True))
+            for arithmetic, keep in (("float32", False), ("float32", True), ("autocast", True))
         ],
     ),
     _diffusion("sdxs", "For information: one-step diffusion of SDXS's size + TAESD, 512 px, without its text encoder"),

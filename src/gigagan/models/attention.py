@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from gigagan.config import AttentionConfig
 from gigagan.models.layers import EqualLinear
 
-UNFUSED_KEYS = 512  # in training on a CPU the fused kernels' backward pass takes two to three times as long up to here
+# Up to so many keys two products with the softmax between them beat the fused kernels on a CPU, two to three times in
+# their backward pass and in bfloat16, forward in float32 only where keys are few.
+UNFUSED_KEYS = 512
+UNFUSED_KEYS_FLOAT32 = 128
 MASKED_NORM = 1e6  # |k|^2 of a padding token: its softmax weight is exactly 0 in float32 and bfloat16
 
 
@@ -72,7 +75,8 @@ class L2Attention(nn.Module):
         q = self.split(self.to_q(x))
         k = self.split((self.to_k or self.to_q)(context))
         v = self.split(self.to_v(context))
-        fused = not (self.training and x.device.type == "cpu" and k.shape[2] <= UNFUSED_KEYS)
+        slow_fused = UNFUSED_KEYS if self.training or q.dtype == torch.bfloat16 else UNFUSED_KEYS_FLOAT32
+        fused = x.device.type != "cpu" or k.shape[2] > slow_fused
         return self.to_out(l2_attention(q, k, v, key_mask, fused=fused).transpose(1, 2).flatten(2))
 
     def split(self, x: Float[Tensor, "B K C"]) -> Float[Tensor, "B heads K d"]:
