@@ -5,6 +5,7 @@
 #   make fix      what can be put right by a tool
 #   make test     the fast tests; shapes are checked in each call
 #   make test-slow, make e2e, make test-gpu
+#   make matrix   the presets too large for every run (16 GB of memory)
 #   make goldens  stored texts (docs/cli, tests/golden) anew, and the difference
 #   make bench    ours and the peers in turns: a table, and OUT/bench.json (make bench-env makes their environment, 6 GB)
 #
@@ -22,7 +23,7 @@ BENCH_BIN := .bench-venv/bin
 PEERS := gigagan-pytorch==0.3.0 aura-sr==0.0.4 diffusers==0.42.1 transformers==5.24.0 openvino==2026.4.1
 PROMPTS := src/gigagan/presets/demo.txt
 
-.PHONY: demo install check fix test test-slow test-gpu e2e goldens bench bench-env print-torch
+.PHONY: demo install check fix test test-slow test-gpu e2e matrix goldens bench bench-env print-torch
 
 demo: .venv/.base
 	$(BIN)/gigagan generate --prompts $(PROMPTS) --seeds 0 --grid $(OUT)/demo.png
@@ -60,13 +61,16 @@ test: .venv/.dev
 	$(BIN)/python -m pytest
 
 test-slow: .venv/.dev
-	$(BIN)/python -m pytest -m "slow and not gpu and not e2e"
+	$(BIN)/python -m pytest -m "slow and not gpu and not e2e and not matrix"
 
 test-gpu: .venv/.dev
 	$(BIN)/python -m pytest -m gpu
 
 e2e: .venv/.dev
 	$(BIN)/python -m pytest -m e2e tests/e2e
+
+matrix: .venv/.dev
+	$(BIN)/python -m pytest -m matrix
 
 goldens: .venv/.dev
 	$(BIN)/python -m pytest -q --write-goldens tests/test_cli_help.py tests/test_cost.py

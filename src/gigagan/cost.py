@@ -151,7 +151,7 @@ def measure(cfg: RunConfig) -> Cost:
         D = Discriminator(cfg.discriminator, resolution=sides[0], feature_dim=feature_dim)
 
     def features(B: int) -> TextFeatures:
-        T = cfg.text.max_tokens
+        T = 1 if cfg.text.encoder in ("classes", "none") else cfg.text.max_tokens
         mask = torch.ones(B, T, dtype=torch.bool, device=META)
         return TextFeatures(torch.zeros(B, T, feature_dim, device=META), mask, mask.sum(dim=1))
 
@@ -159,7 +159,7 @@ def measure(cfg: RunConfig) -> Cost:
         G(torch.zeros(B, cfg.generator.z_dim, device=META), features(B), dtype=dtype)
 
     def judge(B: int) -> None:
-        D([torch.zeros(B, 3, side, side, device=META) for side in sides], features(B), dtype=dtype)
+        D([torch.zeros(B, 3, side, side, device=META) for side in sides[: D.num_levels]], features(B), dtype=dtype)
 
     generator = _network_cost(G, generate)
     discriminator = _network_cost(D, judge)
@@ -298,6 +298,8 @@ def _attention_bytes(module: L2Attention, x: Tensor, context: Tensor) -> int:
 
 def _feature_dim(cfg: TextConfig) -> int:
     """Width of the frozen text features, without loading the encoder."""
+    if cfg.encoder in ("classes", "none"):
+        return cfg.num_classes
     if cfg.encoder == "hashed":
         return HashedText.feature_dim
     if not cfg.path:

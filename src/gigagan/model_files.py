@@ -202,8 +202,8 @@ def _read_config(file: Path, class_name: str) -> dict[str, Any]:
     if config.get("dtype") not in DTYPES.values():
         raise CheckpointError(f"{file}: dtype is {config.get('dtype')!r}; expected one of {', '.join(DTYPES.values())}")
     feature_dim = config.get("feature_dim")
-    if not isinstance(feature_dim, int) or not 1 <= feature_dim <= MAX_NUMBER:
-        raise CheckpointError(f"{file}: feature_dim is {feature_dim!r}; expected a number from 1 to {MAX_NUMBER}")
+    if not isinstance(feature_dim, int) or not 0 <= feature_dim <= MAX_NUMBER:
+        raise CheckpointError(f"{file}: feature_dim is {feature_dim!r}; expected a number from 0 to {MAX_NUMBER}")
     if not isinstance(config.get("config"), dict):
         raise CheckpointError(f"{file}: config is missing; expected the network's configuration")
     return config
@@ -228,5 +228,5 @@ def _check_sizes(file: Path, cfg: BaseModel, prefix: str = "config") -> None:
         layers = name in ("blocks", "depths", "num_filters") or name.endswith("_layers")
         most = MAX_LAYERS if layers else MAX_NUMBER
         for number in value if isinstance(value, tuple) else (value,):
-            if not number <= most:
+            if isinstance(number, int | float) and not number <= most:
                 raise CheckpointError(f"{file}: {where} is {number}; expected at most {most}")

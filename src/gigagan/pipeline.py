@@ -155,7 +155,7 @@ class Pipeline:
     @torch.inference_mode()
     def __call__(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         *,
         seeds: int | Iterable[int] | None = None,
         generator: torch.Generator | None = None,
@@ -163,16 +163,16 @@ class Pipeline:
         truncation_psi: float = DEFAULT_PSI,
         output_type: OutputType = "pil",
     ) -> PipelineOutput:
-        """Draw each prompt.
+        """Draw each prompt: a text, a class where the model knows classes, nothing where it is unconditional.
 
         `seeds` (0 ... 2**63 - 1) holds one for each picture, in the order of the output; for one prompt their number
         is the number of pictures. Without them they are drawn, from `generator` where it is given, and reported.
         `truncation_psi` in [0, 1]: 1 draws from all that was learned, less gives more typical pictures, and at 0 every
         seed of a prompt gives the same one (paper 9).
 
-        Raises PromptError for an empty prompt, ConfigError for seeds or a psi that can't be.
+        Raises PromptError for an empty prompt or an unknown class, ConfigError for seeds or a psi that can't be.
         """
-        prompts = check_prompts(prompt)
+        prompts = self.check(prompt)
         psi = check_psi(truncation_psi)
         if output_type not in ("pil", "np", "pt"):
             raise ConfigError(f"output_type is {output_type!r}; use pil, np or pt")
@@ -186,6 +186,14 @@ class Pipeline:
         pyramid = [torch.cat(levels) for levels in zip(*pyramids, strict=True)]
         warnings = [message for p in dict.fromkeys(prompts) if (message := self.cut(p))]
         return PipelineOutput(_as_type(pyramid[0], output_type), prompts, numbers, psi, pyramid, warnings)
+
+    def check(self, prompt: str | Sequence[str] | None) -> list[str]:
+        """The prompts as a list; of an unconditional model one empty one. Raises PromptError where they can't be."""
+        if self.text_encoder.name == "none":
+            if prompt:
+                raise PromptError("this model is unconditional and takes no prompt; leave it out")
+            return [""]
+        return check_prompts([] if prompt is None else prompt)
 
     def info(self, prompt: str, seed: int, psi: float, resolution: int) -> PictureInfo:
         """What a picture's file shall say of it."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from gigagan import config
 from gigagan.config import DiscriminatorConfig, GeneratorConfig
 from gigagan.models.adaptive_conv import AdaptiveConv
-from gigagan.models.discriminator import Discriminator, Head
+from gigagan.models.discriminator import Discriminator, Head, ProjectionHead, minibatch_std
 from gigagan.models.frozen import HashedText, TextFeatures
 from gigagan.models.generator import Generator
 from gigagan.models.text import others
@@ -169,3 +169,47 @@ def test_selection_is_a_distribution_over_filters() -> None:
     assert layer.to_select is not None
     select = layer.to_select(torch.randn(5, 3)).softmax(dim=1)
     torch.testing.assert_close(select.sum(dim=1), torch.ones(5))
+
+
+def test_minibatch_std_is_the_spread_within_groups() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(8, 3, 2, 2)
+    value = minibatch_std(x, 4)
+    for first in (0, 4):
+        deviation = x[first : first + 4].double().std(dim=0, correction=0).mean()
+        expected = deviation.float().expand(4, 1, 2, 2)
+        torch.testing.assert_close(value[first : first + 4], expected, rtol=1e-4, atol=1e-5)
+    assert minibatch_std(x[:6], 4).shape == (6, 1, 2, 2)  # groups of two then
+    torch.testing.assert_close(minibatch_std(x[:1].expand(4, -1, -1, -1), 4), torch.full((4, 1, 2, 2), 1e-4))
+
+
+def test_projection_head_is_the_class_direction() -> None:
+    torch.manual_seed(0)
+    head = ProjectionHead(6, text_dim=5, num_layers=2)
+    x, t = torch.randn(3, 6, 1, 1), torch.randn(3, 5)
+    direction = head.mapping(t / t.square().mean(dim=1, keepdim=True).sqrt())
+    expected = (x.flatten(1) * direction).sum(dim=1) / 6**0.5 + head.unconditional(x).flatten()
+    torch.testing.assert_close(head(x, head.look(x), t).flatten(), expected)
+    assert not torch.allclose(head(x, head.look(x), t), head(x, head.look(x), -t))
+
+
+def test_one_level_gives_one_logit_a_picture() -> None:
+    cfg = DiscriminatorConfig(
+        multi_scale=False,
+        minibatch_std=2,
+        text_layers=0,
+        text_dim=16,
+        text_heads=2,
+        channel_base=128,
+        channel_max=16,
+        blocks=(1, 1, 1),
+        head_channel_max=16,
+        attention=ATTENTION,
+    )
+    torch.manual_seed(0)
+    D = Discriminator(cfg, resolution=16, feature_dim=HashedText.feature_dim)
+    logits = D([torch.randn(4, 3, 16, 16)], HashedText(max_tokens=8).encode(["a", "b", "c", "d"]))
+    assert [list(level) for level in logits] == [[1]]
+    assert logits[0][1].shape == (4, 1, 1, 1)
+    logits[0][1].square().sum().backward()
+    assert all(p.grad is not None for p in D.parameters())

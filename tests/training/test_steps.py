@@ -130,6 +130,19 @@ def test_the_readings_of_the_matching_term_in_g(cfg: RunConfig, state: TrainStat
     assert match("loss.match_weight_G=0") is None
 
 
+def test_real_pictures_alone_may_be_mismatched(cfg: RunConfig, state: TrainState) -> None:
+    """Reed's loss judges real pictures under others' captions, the paper's generated ones as well."""
+    batch = micro_batch(["a", "b", "c", "d"], cfg)
+
+    def match(generated: bool) -> float:
+        state.cfg = cfg.model_copy(update={"loss": cfg.loss.model_copy(update={"match_generated": generated})})
+        with updating(state.D, state.opt_D):
+            state.opt_D.zero_grad()
+            return float(steps.discriminator_step(state, batch, share=1.0, r1=False)["Loss/D/match"])
+
+    assert 0 < match(False) < match(True)
+
+
 def test_generator_step_raises_the_scores_of_its_pictures(cfg: RunConfig, state: TrainState) -> None:
     batch = micro_batch(["a", "b", "c", "d"], cfg)
     first = steps.generator_step

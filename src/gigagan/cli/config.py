@@ -37,7 +37,7 @@ def _explained(text: str) -> str:
             nested = isinstance(kind, type) and issubclass(kind, BaseModel)
             meaning = field.description or (kind.__doc__ if nested else None)
             if meaning:
-                lines.append(f"{' ' * indent}# {meaning}")
+                lines.append(f"{' ' * indent}# {' '.join(meaning.split())}")
             if isinstance(kind, type) and nested:
                 path.append(kind)
         lines.append(line)

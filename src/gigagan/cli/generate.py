@@ -30,6 +30,9 @@ MAX_SLUG_BYTES = 80  # file systems take 255 bytes a name
     "--prompts", "files", type=click.Path(path_type=Path), multiple=True, metavar="FILE", help="More, one a line."
 )
 @click.option(
+    "--class", "classes", multiple=True, metavar="NAME", help="Of a model that knows classes; more than once."
+)
+@click.option(
     "--seeds", metavar="LIST", help="Such as 7, 0-15 or 0,1,4-6; each prompt with each.  [default: one, drawn]"
 )
 @click.option(
@@ -62,6 +65,7 @@ MAX_SLUG_BYTES = 80  # file systems take 255 bytes a name
 def generate(
     prompts: tuple[str, ...],
     files: tuple[Path, ...],
+    classes: tuple[str, ...],
     seeds: str | None,
     psi: float | None,
     out: Path,
@@ -75,11 +79,12 @@ def generate(
 ) -> None:
     """Draw each PROMPT with each seed and print the paths of the pictures.
 
+    A model that knows classes is asked by --class, an unconditional one for nothing at all.
     The same prompt, seed, psi and model give the same picture; `gigagan show FILE` prints them.
     """
     wanted = [*prompts, *(line for file in files for line in _read_prompts(file))]
-    if not wanted:
-        raise PromptError("no prompt came; give at least one, or --prompts FILE")
+    if classes and wanted:
+        raise ConfigError("prompts and --class both came; give one of them")
     numbers = parse_seeds(seeds) if seeds is not None else []
     if len(wanted) * max(len(numbers), 1) > MAX_PICTURES:
         raise ConfigError(f"{len(wanted)} prompts with {len(numbers)} seeds are more than {MAX_PICTURES:,} pictures")
@@ -90,9 +95,10 @@ def generate(
     from gigagan.pipeline import DEFAULT_PSI, Pipeline, check_prompts, check_psi, fresh_seeds
 
     psi = check_psi(DEFAULT_PSI if psi is None else psi)
-    wanted = list(dict.fromkeys(check_prompts(wanted)))
+    wanted = list(dict.fromkeys(check_prompts([*wanted, *classes]))) if wanted or classes else []
     numbers = numbers or fresh_seeds(1)
     pipe = Pipeline.from_pretrained(model, device=device, dtype=dtype, compiled=compiled)
+    wanted = _known(pipe, wanted, by_class=bool(classes))
     for prompt in wanted:
         if message := pipe.cut(prompt):
             click.echo(f"gigagan: {message}", err=True)
@@ -103,6 +109,20 @@ def generate(
     else:
         _probe(out)
         _draw_files(pipe, wanted, numbers, psi, out, levels)
+
+
+def _known(pipe: "Pipeline", wanted: list[str], *, by_class: bool) -> list[str]:
+    """The prompts, once it is clear that the model takes such ones: texts, classes or none."""
+    kind = pipe.text_encoder.name
+    if by_class and kind != "classes":
+        raise ConfigError("--class came, but this model knows no classes; give a prompt")
+    if not wanted and kind != "none":
+        given = "--class NAME" if kind == "classes" else "at least one, or --prompts FILE"
+        raise PromptError(f"no prompt came; give {given}")
+    wanted = pipe.check(wanted)
+    if kind == "classes":
+        pipe.text_encoder.encode(wanted)  # an unknown class is told before anything is drawn
+    return wanted
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -206,7 +226,8 @@ def _drawn(pipe: "Pipeline", prompts: list[str], seeds: list[int], psi: float) -
     with tqdm(total=len(pairs), unit="img", disable=None) as bar:
         for start in range(0, len(pairs), size):
             part = pairs[start : start + size]
-            yield pipe([prompt for prompt, _ in part], seeds=[seed for _, seed in part], truncation_psi=psi)
+            asked = [prompt for prompt, _ in part] if prompts != [""] else None
+            yield pipe(asked, seeds=[seed for _, seed in part], truncation_psi=psi)
             bar.update(len(part))
 
 

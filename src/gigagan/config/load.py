@@ -22,6 +22,8 @@ def preset_names() -> list[str]:
 def load(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
     """The configuration of a preset (by name) or file (by path ending in .yaml), with overrides.
 
+    A preset or file may name a preset as its `parent`, and then holds only what differs from it.
+
     Raises ConfigError for an unknown preset or key and for a value that is out of range.
     """
     tree = _read_preset(preset)
@@ -58,7 +60,21 @@ def _read_preset(preset: str) -> dict[str, Any]:
     tree = _parse_yaml(path.read_text(encoding="utf-8"), what=preset) or {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{preset}: holds a {type(tree).__name__}; expected sections such as `train:`")
-    return tree
+    parent = tree.pop("parent", None)
+    if parent is None:
+        return tree
+    if parent not in preset_names() or parent == preset:
+        raise ConfigError(f"{preset}: parent is {parent!r}; expected another preset ({', '.join(preset_names())})")
+    return _merged(_read_preset(parent), tree)
+
+
+def _merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The tree with changes, section by section."""
+    merged = dict(tree)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def _parse_yaml(text: str, *, what: str) -> Any:

@@ -59,6 +59,8 @@ class AttentionConfig(Section):
     """Hidden width of the MLP over channels."""
     residual_gain: Positive = 0.3
     """Gain of the attention and MLP branches."""
+    cross: bool = True
+    """Whether G also attends to the words."""
 
     @model_validator(mode="after")
     def _same_length(self) -> "AttentionConfig":
@@ -86,8 +88,8 @@ class GeneratorConfig(Section):
     """Factor on the learning rate of the mapping network (StyleGAN2's)."""
     text_layers: int = Field(4, ge=0)
     """Depth of the learned text transformer T."""
-    text_dim: Count = 768
-    """Width of t_local and t_global."""
+    text_dim: int = Field(1024, ge=0)
+    """Width of t_local and t_global; 0 = unconditional."""
     text_heads: Count = 8
     """Heads of T."""
     channel_base: Count = 16384
@@ -98,6 +100,8 @@ class GeneratorConfig(Section):
     """Residual blocks at sides 4, 8, ... up to the resolution."""
     num_filters: tuple[Count, ...] = (1, 1, 2, 4, 8)
     """Filters in the bank of each adaptive convolution at sides 4, 8, ... up to the resolution."""
+    residual: bool = True
+    """Whether a path leads around the two convolutions of a block; false = StyleGAN2's chain."""
     residual_gain: Positive = 0.4
     """Gain of a convolutional residual block."""
     attention: AttentionConfig = AttentionConfig()
@@ -121,10 +125,12 @@ class GeneratorConfig(Section):
 class DiscriminatorConfig(Section):
     """D: (pyramid, text) -> logits for every entry and exit (paper 4). Its resolution is the generator's."""
 
-    text_layers: int = Field(4, ge=0)
+    multi_scale: bool = True
+    """Every level of the pyramid enters and is judged at every later exit (MS-I/O); false = the picture at the last."""
+    text_layers: int = Field(2, ge=0)
     """Depth of D's own learned text transformer."""
-    text_dim: Count = 768
-    """Width of t_D."""
+    text_dim: int = Field(1024, ge=0)
+    """Width of t_D; 0 = unconditional."""
     text_heads: Count = 8
     """Heads of its text transformer."""
     channel_base: Count = 16384
@@ -135,8 +141,12 @@ class DiscriminatorConfig(Section):
     """Residual blocks at sides 4, 8, ... up to the resolution, the last one of each downsampling."""
     residual_gain: Positive = 0.7071
     """Gain of a convolutional residual block (1/sqrt 2, StyleGAN2)."""
+    minibatch_std: int = Field(0, ge=0)
+    """Pictures in a group whose spread D sees before its last layer; 0 = none."""
+    head: Literal["modulated", "projection"] = "modulated"
+    """modulated = text modulates 1x1 convolutions (Eq. 7); projection = onto a direction of the class, at one exit."""
     head_layers: Count = 4
-    """Modulated 1x1 convolutions in each psi_j."""
+    """Modulated 1x1 convolutions in each psi_j; layers between a class and its direction."""
     head_channel_max: Count = 1536
     """Most channels inside psi_j."""
     attention: AttentionConfig = AttentionConfig()
@@ -145,6 +155,12 @@ class DiscriminatorConfig(Section):
     def channels(self, resolution: int) -> int:
         """Width of the feature maps at this side."""
         return min(self.channel_base // resolution, self.channel_max)
+
+    @model_validator(mode="after")
+    def _one_exit(self) -> "DiscriminatorConfig":
+        if self.head == "projection" and self.multi_scale:
+            raise ValueError("discriminator.head=projection judges one exit; set discriminator.multi_scale=false")
+        return self
 
 
 class VisionConfig(Section):

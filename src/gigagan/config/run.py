@@ -45,12 +45,24 @@ class DataConfig(Section):
 class TextConfig(Section):
     """The frozen text encoder."""
 
-    encoder: Literal["minilm", "clip", "hashed"] = "minilm"
-    """minilm = all-MiniLM-L6-v2, in the package; clip = a CLIP text tower on disk; hashed = vectors for tests."""
+    encoder: Literal["minilm", "clip", "hashed", "classes", "none"] = "minilm"
+    """minilm = all-MiniLM-L6-v2, in the package; clip = a CLIP text tower on disk; hashed = vectors for tests;
+    classes = the class of a picture instead of a text; none = unconditional."""
+    num_classes: int = Field(0, ge=0)
+    """Classes of the data, for encoder=classes."""
     path: str = ""
     """Directory of the encoder's weights; empty = those in the package (minilm)."""
     max_tokens: int = Field(32, ge=4, le=512)
     """Prompt length in tokens, shorter prompts are padded; 77 for CLIP."""
+
+    @model_validator(mode="after")
+    def _some_classes(self) -> "TextConfig":
+        if (self.encoder == "classes") != (self.num_classes > 1):
+            raise ValueError(
+                f"text.encoder is {self.encoder} and text.num_classes {self.num_classes}; "
+                "encoder=classes needs at least 2, the others 0"
+            )
+        return self
 
 
 class Weights(NamedTuple):
@@ -78,7 +90,9 @@ class LossConfig(Section):
     intermediate_match_weight: NonNegative = 0.05
     """Weight of the matching logits at exits before the last."""
     match_weight_D: Schedule = 1.0
-    """Matching-aware loss in D: real and generated with a caption that isn't theirs are fake (Eq. 8)."""
+    """Matching-aware loss in D: pictures with a caption that isn't theirs are fake (Eq. 8)."""
+    match_generated: bool = True
+    """Whether these are generated pictures as well as real ones; false = real ones alone (Reed et al. 2016)."""
     match_weight_G: Schedule = 1.0
     """Matching-aware loss in G."""
     match_G: Literal["raise", "lower"] = "raise"
@@ -224,11 +238,13 @@ class RunConfig(Section):
             "discriminator.",
             blocks=self.discriminator.blocks,
         )
-        if len(self.loss.level_weights) != len(G.resolutions):
-            raise ValueError(
-                f"loss.level_weights has {len(self.loss.level_weights)} numbers but a {G.resolution} px pyramid has "
-                f"{len(G.resolutions)} levels; give one each"
-            )
+        levels = len(G.resolutions) if self.discriminator.multi_scale else 1
+        if len(self.loss.level_weights) != levels:
+            seen = f"a {G.resolution} px pyramid has {levels} levels" if levels > 1 else "D sees one level"
+            raise ValueError(f"loss.level_weights has {len(self.loss.level_weights)} numbers but {seen}; give one each")
+        if (group := self.discriminator.minibatch_std) and self.train.batch_gpu % group:
+            raise ValueError(f"train.batch_gpu ({self.train.batch_gpu}) must be a multiple of minibatch_std ({group})")
+        self._check_condition()
         if self.train.batch % self.train.batch_gpu:
             raise ValueError(
                 f"train.batch ({self.train.batch}) must be a multiple of train.batch_gpu ({self.train.batch_gpu})"
@@ -243,8 +259,27 @@ class RunConfig(Section):
         )
         if not self.loss.adv_weight and not any(others):
             raise ValueError("loss.adv_weight is 0 and so is every other loss of G; give one of them a weight")
-        if self.train.freeze_D >= len(G.resolutions):
+        if self.train.freeze_D >= len(G.resolutions):  # stages, whatever enters them
             raise ValueError(
                 f"train.freeze_D is {self.train.freeze_D}, but D has {len(G.resolutions)} stages; leave one to train"
             )
         return self
+
+    def _check_condition(self) -> None:
+        """That networks and losses are told of what the text encoder gives."""
+        text, loss = self.text, self.loss
+        blind = self.generator.text_dim == 0
+        if blind != (text.encoder == "none") or blind != (self.discriminator.text_dim == 0):
+            raise ValueError(
+                f"text.encoder is {text.encoder}, generator.text_dim {self.generator.text_dim} and "
+                f"discriminator.text_dim {self.discriminator.text_dim}; unconditional is none, 0 and 0"
+            )
+        if text.encoder in ("none", "classes") and self.generator.attention.cross and self.generator.attention.depths:
+            raise ValueError(
+                f"text.encoder is {text.encoder}, which gives no words; set generator.attention.cross=false"
+            )
+        if blind and (loss.match_weight_D or loss.match_weight_G or loss.clip_weight or loss.vision_weight):
+            raise ValueError(
+                "text.encoder is none, but the matching, CLIP and vision-aided losses need captions; set "
+                "loss.match_weight_D, match_weight_G, clip_weight and vision_weight to 0"
+            )

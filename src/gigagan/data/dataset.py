@@ -1,6 +1,7 @@
 """A set of captioned pictures by index: (uint8 picture, captions); no randomness in it.
 
-A set is a folder of tar shards, a folder with metadata.jsonl, or parquet files; `open_dataset` sees which.
+A set is a folder of tar shards, a folder with metadata.jsonl, parquet files, a folder for each class, or pictures
+alone; `open_dataset` sees which.
 """
 
 import io
@@ -16,6 +17,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gigagan.data.captions import Caption
+from gigagan.data.class_folders import ClassFolderSource
 from gigagan.data.shards import MANIFEST, read_manifest
 from gigagan.data.sources import Fault, FolderSource, ParquetSource, Source
 from gigagan.data.tar_source import TarSource, index_shard
@@ -51,6 +53,10 @@ class CaptionedImages:
         self.resolution = resolution
         self.faults = faults
         """What was found unusable on opening: shards, and samples without a caption."""
+        self.classes: tuple[str, ...] = source.classes if isinstance(source, ClassFolderSource) else ()
+        """Names of the classes of a set with a folder for each."""
+        self.captioned = not isinstance(source, ClassFolderSource) or bool(source.classes)
+        """Whether there is anything to say of a picture; a plain folder has nothing."""
 
     def __len__(self) -> int:
         return len(self.source)
@@ -155,7 +161,11 @@ def _open(path: Path, split: str) -> tuple[Source, list[Fault], list[Fault], int
     if parquets:
         source = ParquetSource(parquets, split=split)
         return source, source.faults, [], len(parquets), source.splits
-    raise DataError(f"{path}: holds no metadata.jsonl, *.tar or *.parquet; expected a data set (see docs/your-data.md)")
+    if path.is_dir() and len(classes := ClassFolderSource(path)):
+        return classes, [], [], 0, set()
+    raise DataError(
+        f"{path}: holds no metadata.jsonl, *.tar, *.parquet or pictures; expected a data set (see docs/your-data.md)"
+    )
 
 
 def _open_shards(path: Path, tars: list[Path], split: str) -> tuple[Source, list[Fault], list[Fault], int, set[str]]:

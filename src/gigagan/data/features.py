@@ -56,7 +56,7 @@ class CaptionFeatures(Generic[F]):
 
     def __init__(self, encoder: Encoder[F], *, max_cached: int = 100_000, preload: Path | None = None) -> None:
         self.encoder = encoder
-        self._like: Any = encoder.encode([PROBE])
+        self._like: Any = None
         self.max_cached = max_cached
         self.preloaded = FeatureFile(preload, encoder) if preload is not None else None
         self._kept: OrderedDict[str, tuple[Float[Tensor, "t E"], int]] = OrderedDict()
@@ -72,11 +72,14 @@ class CaptionFeatures(Generic[F]):
                 found[caption] = stored
         missing = [caption for caption in dict.fromkeys(captions) if caption not in found]
         if missing:
-            fresh = dict(zip(missing, _ragged(self.encoder.encode(missing)), strict=True))
+            self._like = self.encoder.encode(missing)
+            fresh = dict(zip(missing, _ragged(self._like), strict=True))
             found |= fresh
             self._kept |= fresh
             while len(self._kept) > self.max_cached:
                 self._kept.popitem(last=False)
+        if self._like is None:  # all captions came out of a file
+            self._like = self.encoder.encode(captions[:1])
         return self._padded([found[caption] for caption in captions])
 
     def _padded(self, kept: Sequence[tuple[Float[Tensor, "t E"], int]]) -> F:

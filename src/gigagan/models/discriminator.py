@@ -17,8 +17,8 @@ from gigagan.config import DiscriminatorConfig
 from gigagan.models.adaptive_conv import AdaptiveConv
 from gigagan.models.attention import attention_stack
 from gigagan.models.frozen import TextFeatures
-from gigagan.models.layers import EqualConv, EqualLinear, downsample
-from gigagan.models.text import TextTransformer
+from gigagan.models.layers import EqualConv, EqualLinear, downsample, normalize
+from gigagan.models.text import text_layers
 
 
 class Exit(NamedTuple):
@@ -51,32 +51,47 @@ class ResidualBlock(nn.Module):
         return y + self.skip(downsample(x))
 
 
+def minibatch_std(x: Float[Tensor, "B C H W"], group: int) -> Float[Tensor, "B 1 H W"]:
+    """Spread of the features over neighbors in groups, a number a group (Karras et al. 2018).
+
+    Groups don't reach over the border of generated and real pictures where both come in multiples of `group`.
+    """
+    B, _, H, W = x.shape
+    group = math.gcd(B, group)
+    groups = x.to(torch.float32).unflatten(0, (-1, group))
+    spread = (groups.var(dim=1, correction=0) + 1e-8).sqrt().mean(dim=(1, 2, 3))
+    return spread.repeat_interleave(group)[:, None, None, None].expand(-1, -1, H, W).to(x.dtype)
+
+
 class Collapse(nn.Module):
     """The last stage's way out: a 4x4 convolution of a 4x4 map, which is a linear layer."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, std_group: int) -> None:
         super().__init__()
-        self.linear = EqualLinear(channels * 16, channels, activation=True)
+        self.std_group = std_group
+        self.linear = EqualLinear((channels + (std_group > 0)) * 16, channels, activation=True)
 
-    def forward(self, x: Float[Tensor, "B C 4 4"]) -> Float[Tensor, "B C 1 1"]:
+    def forward(self, x: Float[Tensor, "B C 4 4"]) -> Float[Tensor, "B C2 1 1"]:
+        if self.std_group:
+            x = torch.cat([x, minibatch_std(x, self.std_group)], dim=1)
         return self.linear(x.permute(0, 2, 3, 1).flatten(1))[:, :, None, None]
 
 
 class Stage(nn.Module):
-    """One stage of phi: fromRGB for the level that enters here, self-attention, convolution to half the side."""
+    """One stage of phi: fromRGB where a level enters here, self-attention, convolution to half the side."""
 
-    def __init__(self, cfg: DiscriminatorConfig, resolution: int, *, num_blocks: int) -> None:
+    def __init__(self, cfg: DiscriminatorConfig, resolution: int, *, num_blocks: int, enters: bool) -> None:
         super().__init__()
         channels = cfg.channels(resolution)
         last = resolution == 4
         # Unstated: what follows fromRGB; LeakyReLU, as StyleGAN2.
-        self.from_rgb = EqualConv(3, channels, kernel=1, activation=True)
+        self.from_rgb = EqualConv(3, channels, kernel=1, activation=True) if enters else None
         self.attention = attention_stack(cfg.attention, resolution, channels)
         self.blocks = nn.ModuleList(
             ResidualBlock(channels, channels, gain=cfg.residual_gain, down=False) for _ in range(num_blocks - 1)
         )
         self.exit: nn.Module = (
-            Collapse(channels)
+            Collapse(channels, std_group=cfg.minibatch_std)
             if last
             else ResidualBlock(channels, cfg.channels(resolution // 2), gain=cfg.residual_gain, down=True)
         )
@@ -91,7 +106,10 @@ class Stage(nn.Module):
 
 
 class Head(nn.Module):
-    """psi_j(phi, t_D) + Conv_1x1(phi): a text-conditional and an unconditional logit, added (Eq. 7)."""
+    """psi_j(phi, t_D) + Conv_1x1(phi): a text-conditional and an unconditional logit, added (Eq. 7).
+
+    Without text (`text_dim` 0) there is no psi_j.
+    """
 
     # Unstated: psi_j's width and form; LeakyReLU between its layers, all but the last demodulated.
 
@@ -107,7 +125,7 @@ class Head(nn.Module):
                 demodulate=i < num_layers - 1,
                 activation=i < num_layers - 1,
             )
-            for i in range(num_layers)
+            for i in range(num_layers if text_dim else 0)
         )
         self.unconditional = EqualConv(channels, 1, kernel=1)
 
@@ -118,9 +136,33 @@ class Head(nn.Module):
     def forward(
         self, x: Float[Tensor, "M C H W"], unconditional: Float[Tensor, "M 1 H W"], t_D: Float[Tensor, "M D"]
     ) -> Float[Tensor, "M 1 H W"]:
+        if not self.psi:
+            return unconditional
         for layer in self.psi:
             x = layer(x, t_D)
         return x.to(torch.float32) + unconditional
+
+
+class ProjectionHead(nn.Module):
+    """<phi, map(c)> / sqrt(C) + Conv_1x1(phi): how far D's features go in the direction of the class (paper 4.2)."""
+
+    def __init__(self, channels: int, *, text_dim: int, num_layers: int) -> None:
+        super().__init__()
+        self.mapping = nn.Sequential(
+            *(EqualLinear(text_dim, text_dim, activation=True) for _ in range(num_layers)),
+            EqualLinear(text_dim, channels),
+        )
+        self.unconditional = EqualConv(channels, 1, kernel=1)
+
+    def look(self, x: Float[Tensor, "M C H W"]) -> Float[Tensor, "M 1 H W"]:
+        """The part of the logit that no class changes."""
+        return self.unconditional(x).to(torch.float32)
+
+    def forward(
+        self, x: Float[Tensor, "M C H W"], unconditional: Float[Tensor, "M 1 H W"], t_D: Float[Tensor, "M D"]
+    ) -> Float[Tensor, "M 1 H W"]:
+        direction = self.mapping(normalize(t_D))[:, :, None, None] / math.sqrt(x.shape[1])
+        return (x.to(torch.float32) * direction).sum(dim=1, keepdim=True) + unconditional
 
 
 class Discriminator(nn.Module):
@@ -131,38 +173,35 @@ class Discriminator(nn.Module):
         self.cfg = cfg
         self.resolution = resolution
         self.feature_dim = feature_dim
-        self.num_levels = int(math.log2(resolution)) - 1
-        self.text = TextTransformer(feature_dim, dim=cfg.text_dim, num_layers=cfg.text_layers, num_heads=cfg.text_heads)
-        sides = [resolution >> i for i in range(self.num_levels)]
+        sides = [resolution >> i for i in range(int(math.log2(resolution)) - 1)]
+        self.num_levels = len(sides) if cfg.multi_scale else 1
+        self.text = text_layers(feature_dim, dim=cfg.text_dim, num_layers=cfg.text_layers, num_heads=cfg.text_heads)
         self.stages = nn.ModuleDict(
-            {f"{r}x{r}": Stage(cfg, r, num_blocks=cfg.blocks[int(math.log2(r)) - 2]) for r in sides}
+            {
+                f"{r}x{r}": Stage(cfg, r, num_blocks=cfg.blocks[int(math.log2(r)) - 2], enters=i < self.num_levels)
+                for i, r in enumerate(sides)
+            }
         )
-        self.heads = nn.ModuleDict()
-        for r in sides:
-            out_side = r // 2 if r > 4 else 1
-            channels = cfg.channels(max(out_side, 4))
-            self.heads[f"{out_side}x{out_side}"] = Head(
-                channels,
-                hidden_channels=min(channels, cfg.head_channel_max),
-                text_dim=cfg.text_dim,
-                num_layers=cfg.head_layers,
-            )
+        exits = [r // 2 if r > 4 else 1 for r in sides][-self.num_levels :]
+        self.heads = nn.ModuleDict({f"{r}x{r}": _head(cfg, cfg.channels(max(r, 4))) for r in exits})
 
     def forward(self, pyramid: list[Tensor], features: TextFeatures, dtype: torch.dtype = torch.float32) -> Logits:
         return self.judge(self.phi(pyramid, dtype=dtype), self.text(features).t_global)
 
     def phi(self, pyramid: list[Tensor], dtype: torch.dtype = torch.float32) -> list[Exit]:
-        """Exits 1 ... L of a pyramid; what is seen there can be judged under several captions."""
+        """Exits 1 ... L of a pyramid, or the last one of the picture alone; judged under any number of captions."""
         assert len(pyramid) == self.num_levels, (len(pyramid), self.num_levels)
         features: list[Tensor] = []
         x: Tensor | None = None
-        for img, stage in zip(pyramid, self.stages.values(), strict=True):
+        for i, stage in enumerate(self.stages.values()):
             assert isinstance(stage, Stage)
-            entering = stage.from_rgb(img.to(dtype).contiguous(memory_format=torch.channels_last))
-            x = stage(entering if x is None else torch.cat([x, entering]))
+            if stage.from_rgb is not None:
+                entering = stage.from_rgb(pyramid[i].to(dtype).contiguous(memory_format=torch.channels_last))
+                x = entering if x is None else torch.cat([x, entering])
+            x = stage(x)
             features.append(x)
-        heads = [head for head in self.heads.values() if isinstance(head, Head)]
-        return [Exit(x, head.look(x)) for x, head in zip(features, heads, strict=True)]
+        heads = [head for head in self.heads.values() if isinstance(head, Head | ProjectionHead)]
+        return [Exit(x, head.look(x)) for x, head in zip(features[-len(heads) :], heads, strict=True)]
 
     def judge(self, exits: list[Exit], t_D: Float[Tensor, "B D"]) -> Logits:
         """Logits of phi's features under these captions; logits[i][j] as in `Logits`."""
@@ -172,3 +211,10 @@ class Discriminator(nn.Module):
             for i in range(j):
                 logits[i][j] = levels[i]
         return logits
+
+
+def _head(cfg: DiscriminatorConfig, channels: int) -> nn.Module:
+    if cfg.head == "projection" and cfg.text_dim:
+        return ProjectionHead(channels, text_dim=cfg.text_dim, num_layers=cfg.head_layers)
+    hidden = min(channels, cfg.head_channel_max)
+    return Head(channels, hidden_channels=hidden, text_dim=cfg.text_dim, num_layers=cfg.head_layers)

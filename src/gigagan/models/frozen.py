@@ -1,5 +1,6 @@
 """Frozen networks, trained by others and never by us: text encoders (paper 2), image networks (paper 5)."""
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from gigagan.errors import CheckpointError, ConfigError
 from gigagan.models.frozen_clip import ClipText, load_clip
 from gigagan.models.frozen_files import read_config
 from gigagan.models.frozen_image import EfficientNetLite, ImageFeatures, ImageNetwork, load_efficientnet_lite
+from gigagan.models.frozen_labels import ClassNames, Unconditional
 from gigagan.models.frozen_text import HashedText, MiniLM, TextEncoder, TextFeatures, load_minilm
 
 __all__ = [
+    "ClassNames",
     "ClipText",
     "EfficientNetLite",
     "HashedText",
@@ -21,6 +24,7 @@ __all__ = [
     "MiniLM",
     "TextEncoder",
     "TextFeatures",
+    "Unconditional",
     "build_text_encoder",
     "load_clip",
     "load_efficientnet_lite",
@@ -29,8 +33,20 @@ __all__ = [
 ]
 
 
-def build_text_encoder(cfg: TextConfig, device: torch.device | str = "cpu") -> TextEncoder:
-    """The encoder a configuration names. Raises CheckpointError where its weights are missing or damaged."""
+def build_text_encoder(
+    cfg: TextConfig, device: torch.device | str = "cpu", *, classes: Sequence[str] = ()
+) -> TextEncoder:
+    """The encoder a configuration names; `classes` are the names of the data's. Raises CheckpointError where its
+    weights are missing or damaged, ConfigError where they aren't named or the classes are others than configured."""
+    if cfg.encoder == "none":
+        return Unconditional(device=device)
+    if cfg.encoder == "classes":
+        if len(classes) != cfg.num_classes:
+            raise ConfigError(
+                f"text.num_classes is {cfg.num_classes}, but the data has {len(classes)} folders of classes; "
+                + (f"set text.num_classes={len(classes)}" if classes else "give data.path a folder with one for each")
+            )
+        return ClassNames(classes, device=device)
     if cfg.encoder == "hashed":
         return HashedText(max_tokens=cfg.max_tokens, device=device)
     if cfg.encoder == "clip":
@@ -46,8 +62,15 @@ def load_text_encoder(model_dir: Path, device: torch.device | str = "cpu") -> Te
     config = read_config(model_dir / "text_encoder")
     where = model_dir / "text_encoder" / "config.json"
     encoder, max_tokens = config.get("encoder"), config.get("max_tokens")
+    if encoder == "none":
+        return Unconditional(device=device)
+    if encoder == "classes":
+        classes = config.get("classes")
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            raise CheckpointError(f"{where}: classes is {str(classes)[:60]}; expected a list of names")
+        return ClassNames(classes, device=device)
     if encoder not in ("minilm", "clip", "hashed"):
-        raise CheckpointError(f"{where}: encoder is {encoder!r}; expected minilm, clip or hashed")
+        raise CheckpointError(f"{where}: encoder is {encoder!r}; expected minilm, clip, hashed, classes or none")
     if not isinstance(max_tokens, int) or max_tokens < 4:
         raise CheckpointError(f"{where}: max_tokens is {max_tokens!r}; expected a whole number of at least 4")
     if encoder == "hashed":

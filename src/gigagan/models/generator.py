@@ -3,6 +3,8 @@
 Axes: B batch, Z latent, S style, L style layers, C channels, T text tokens, D text width, E frozen text width.
 """
 
+from functools import partial
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ from gigagan.models.adaptive_conv import AdaptiveConv
 from gigagan.models.attention import attention_stack
 from gigagan.models.frozen import TextFeatures
 from gigagan.models.layers import EqualConv, EqualLinear, normalize, upsample
-from gigagan.models.text import TextCondition, TextTransformer
+from gigagan.models.text import TextCondition, text_layers
 
 W_AVG_DECAY = 0.995  # StyleGAN2
 
@@ -43,27 +45,39 @@ class MappingNetwork(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Residual block of two adaptive convolutions: (skip(x) + f(x)) * gain, f at twice the side when `up`."""
+    """Two adaptive convolutions f, at twice the side when `up`: (skip(x) + f(x)) * gain, or f(x) if not `residual`."""
 
     # Unstated: how the residual gain enters; (x + f(x)) * gain (paper.md 3.3).
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, style_dim: int, num_filters: int, gain: float, up: bool
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        style_dim: int,
+        num_filters: int,
+        residual: bool,
+        gain: float,
+        up: bool,
     ) -> None:
         super().__init__()
+        gain = gain if residual else 1.0
         self.conv0 = AdaptiveConv(
             in_channels, out_channels, style_dim=style_dim, num_filters=num_filters, up=up, activation=True
         )
         self.conv1 = AdaptiveConv(
             out_channels, out_channels, style_dim=style_dim, num_filters=num_filters, activation=True, out_gain=gain
         )
-        changed = up or in_channels != out_channels
+        changed = residual and (up or in_channels != out_channels)
         self.skip = EqualConv(in_channels, out_channels, kernel=1, bias=False, out_gain=gain) if changed else None
+        self.residual = residual
         self.up = up
         self.gain = gain
 
     def forward(self, x: Float[Tensor, "B I H W"], w: Float[Tensor, "B S"]) -> Float[Tensor, "B O H2 W2"]:
-        y = self.conv1(self.conv0(x, w), w)
+        y: Tensor = self.conv1(self.conv0(x, w), w)
+        if not self.residual:
+            return y
         if self.skip is None:
             return torch.add(y, x, alpha=self.gain)
         x = self.skip(x)  # before the upsampling: the two commute, and here it is a quarter of the work
@@ -79,27 +93,26 @@ class SynthesisLevel(nn.Module):
         channels = cfg.channels(resolution)
         num_filters = cfg.num_filters[level]
         first = resolution == 4
+        block = partial(
+            ConvBlock,
+            style_dim=cfg.w_dim,
+            num_filters=num_filters,
+            residual=cfg.residual,
+            gain=cfg.residual_gain,
+        )
         self.entry = (
             AdaptiveConv(channels, channels, style_dim=cfg.w_dim, num_filters=num_filters, activation=True)
             if first
-            else ConvBlock(
-                cfg.channels(resolution // 2),
-                channels,
-                style_dim=cfg.w_dim,
-                num_filters=num_filters,
-                gain=cfg.residual_gain,
-                up=True,
-            )
+            else block(cfg.channels(resolution // 2), channels, up=True)
         )
-        self.blocks = nn.ModuleList(
-            ConvBlock(
-                channels, channels, style_dim=cfg.w_dim, num_filters=num_filters, gain=cfg.residual_gain, up=False
-            )
-            for _ in range(cfg.blocks[level] - 1)
-        )
+        self.blocks = nn.ModuleList(block(channels, channels, up=False) for _ in range(cfg.blocks[level] - 1))
         # Unstated: where attention goes; one stack a side, after its convolution blocks (paper.md 3.1).
         self.attention = attention_stack(
-            cfg.attention, resolution, channels, style_dim=cfg.w_dim, text_dim=cfg.text_dim
+            cfg.attention,
+            resolution,
+            channels,
+            style_dim=cfg.w_dim,
+            text_dim=cfg.text_dim if cfg.attention.cross else 0,
         )
         # Unstated: toRGB has one filter and no demodulation.
         self.to_rgb = AdaptiveConv(channels, 3, style_dim=cfg.w_dim, kernel=1, demodulate=False)
@@ -157,7 +170,7 @@ class Generator(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.feature_dim = feature_dim
-        self.text = TextTransformer(feature_dim, dim=cfg.text_dim, num_layers=cfg.text_layers, num_heads=cfg.text_heads)
+        self.text = text_layers(feature_dim, dim=cfg.text_dim, num_layers=cfg.text_layers, num_heads=cfg.text_heads)
         self.mapping = MappingNetwork(
             cfg.z_dim,
             cfg.text_dim,

@@ -44,6 +44,22 @@ class TextBlock(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
+class NoText(nn.Module):
+    """In place of T in an unconditional network: a condition of width 0."""
+
+    def forward(self, features: TextFeatures) -> TextCondition:
+        B, device = len(features.tokens), features.tokens.device
+        no_words = torch.zeros(B, 0, 0, device=device), torch.zeros(B, 0, dtype=torch.bool, device=device)
+        return TextCondition(*no_words, torch.zeros(B, 0, device=device))
+
+
+def text_layers(feature_dim: int, *, dim: int, num_layers: int, num_heads: int) -> nn.Module:
+    """T of that width; of width 0 there is none."""
+    if not dim:
+        return NoText()
+    return TextTransformer(feature_dim, dim=dim, num_layers=num_layers, num_heads=num_heads)
+
+
 class TextTransformer(nn.Module):
     """T: frozen features -> t_local (every token but the global one) and t_global."""
 

@@ -56,7 +56,12 @@ def train(cfg: RunConfig, run_dir: Path, *, device: torch.device) -> None:
     resolution = cfg.generator.resolution
     dataset = open_dataset(cfg.data.path or packaged_pictures(), split=cfg.data.split, resolution=resolution)
     torch.manual_seed(cfg.train.seed)  # the networks' first weights
-    encoder = build_text_encoder(cfg.text, device)
+    encoder = build_text_encoder(cfg.text, device, classes=dataset.classes)
+    if not dataset.captioned and encoder.name != "none":
+        raise ConfigError(
+            f"{dataset.path}: pictures without captions, but text.encoder is {encoder.name}; give a captioned set, or "
+            "train unconditionally (preset unconditional64)"
+        )
     features = CaptionFeatures(encoder, preload=Path(cfg.data.features) if cfg.data.features else None)
     image_network, contrast = build_critics(cfg, features, device)
     state = TrainState(
@@ -192,7 +197,7 @@ def _save_snapshot(state: TrainState, encoder: TextEncoder, run_dir: Path, promp
     pipe = Pipeline(state.G_ema, encoder)
     rows: list[list[Image.Image]] = []
     for prompt in prompts:
-        rows.append(list(pipe(prompt, seeds=GRID_SEEDS, truncation_psi=1).images))
+        rows.append(list(pipe(prompt or None, seeds=GRID_SEEDS, truncation_psi=1).images))
     folder = run_dir / "grids"
     folder.mkdir(exist_ok=True)
     labelled_grid(rows, rows=prompts, columns=[f"seed {s}" for s in GRID_SEEDS]).save(folder / f"{state.nimg:09d}.png")
@@ -200,7 +205,7 @@ def _save_snapshot(state: TrainState, encoder: TextEncoder, run_dir: Path, promp
 
 def _first_captions(dataset: CaptionedImages) -> list[str]:
     step = max(len(dataset) // 8, 1)
-    return [dataset[i].captions[0].text for i in range(0, len(dataset), step)][:8]
+    return list(dict.fromkeys(dataset[i].captions[0].text for i in range(0, len(dataset), step)))[:8]
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

@@ -23,12 +23,13 @@ def discriminator_step(state: TrainState, batch: MicroBatch, *, share: float, r1
     """Gradients of D's loss on one micro-batch, `share` of the whole batch; with R1 when it is due."""
     loss, weights = state.cfg.loss, state.weights
     B = len(batch.img)
-    real_pyramid = _real_pyramid(state, batch.img)
+    real_pyramid = image_pyramid(to_float(batch.img), levels=state.D.num_levels)
     with torch.no_grad():
         condition = state.G.text(batch.features)
         w = state.G.mapping(batch.z, condition.t_global)
         gen_pyramid = state.synthesize(w, condition, dtype=state.dtype)
-    gen_pyramid, real_shown = batch.augmentation(gen_pyramid), batch.augmentation(real_pyramid)
+    gen_pyramid = batch.augmentation(gen_pyramid[: state.D.num_levels])
+    real_shown = batch.augmentation(real_pyramid)
     stats: Stats = {}
     if weights.adv:
         total, stats = _judges(state, batch, gen_pyramid, real_shown)
@@ -67,11 +68,14 @@ def _judges(
         "Scores/gen": _last_score(gen_logits),
     }
 
-    # Others' captions: both are fake (Eq. 8).
+    # Others' captions: real and, unless left out, generated are fake (Eq. 8).
     if weights.match_D:
         other_logits = state.D.judge(exits, t_D[batch.other].repeat(2, 1))
-        pairs = _sum(other_logits, losses.loss_generated, loss, loss.intermediate_match_weight)
-        match = losses.mean_where(pairs, batch.has_other.repeat(2)) * 2  # generated and real, each a mean
+        of_generated, of_real = (
+            losses.mean_where(_sum(half, losses.loss_generated, loss, loss.intermediate_match_weight), batch.has_other)
+            for half in _halves(other_logits)
+        )
+        match = of_generated + of_real if loss.match_generated else of_real
         total = total + weights.match_D * match
         stats["Loss/D/match"] = match.detach()
         stats["Scores/mismatched"] = _last_score(_halves(other_logits)[1])
@@ -86,7 +90,7 @@ def generator_step(state: TrainState, batch: MicroBatch, *, share: float) -> Sta
     state.G.mapping.track(w.detach())
     pyramid = state.synthesize(w, condition, dtype=state.dtype)
 
-    shown = batch.augmentation(pyramid)
+    shown = batch.augmentation(pyramid[: state.D.num_levels])
     total, stats = torch.zeros((), device=w.device), Stats()
     if weights.adv:
         adv, stats = _adversarial(state, batch, shown)
@@ -96,7 +100,7 @@ def generator_step(state: TrainState, batch: MicroBatch, *, share: float) -> Sta
         total = total + judged
         stats |= vision_stats
     if weights.paired_l1:
-        paired = losses.paired_l1(pyramid, _real_pyramid(state, batch.img))
+        paired = losses.paired_l1(pyramid, image_pyramid(to_float(batch.img), levels=len(pyramid)))
         total = total + weights.paired_l1 * paired
         stats["Loss/G/paired_l1"] = paired.detach()
     (total * share).backward()
@@ -121,10 +125,6 @@ def _adversarial(state: TrainState, batch: MicroBatch, shown: list[Tensor]) -> t
         total = total + weights.match_G * match
         stats["Loss/G/match"] = match.detach()
     return total, stats
-
-
-def _real_pyramid(state: TrainState, img: Tensor) -> list[Tensor]:
-    return image_pyramid(to_float(img), levels=state.D.num_levels)
 
 
 def _r1(state: TrainState, pyramid: list[Tensor], features: TextFeatures, count: int) -> Tensor:

@@ -1,0 +1,174 @@
+"""The base models as presets: the paper's sizes, what each row of its ablation changes, and that every one trains."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from gigagan import config, cost
+from gigagan.config import RunConfig
+from gigagan.data.loader import Batch
+from gigagan.models.frozen import ClassNames, HashedText, TextEncoder, TextFeatures, Unconditional
+from gigagan.models.generator import Generator
+from gigagan.training.micro_batches import micro_batches
+from gigagan.training.state import TrainState, updating
+from gigagan.training.steps import discriminator_step, generator_step
+
+PAPER = {  # millions of trainable parameters of G, and how near we have to come
+    "paper-t2i64": (652.5, 0.01),
+    "imagenet64": (209.5, 0.02),
+    "ablation-01": (27.8, 0.02),
+    "ablation-02": (158.9, 0.02),
+    "ablation-03": (26.2, 0.02),
+    "ablation-04": (59.0, 0.02),
+    "ablation-07": (80.2, 0.02),
+    "ablation-08": (161.9, 0.02),
+    "ablation-10": (164.0, 0.02),
+}
+CHANGES = {  # row: its parent, and all that differs
+    2: (1, {"generator.channel_base", "generator.channel_max"}),
+    3: (1, {"generator.mapping_layers"}),
+    4: (
+        3,
+        {
+            "generator.text_layers",
+            "generator.attention.resolutions",
+            "generator.attention.depths",
+            "generator.attention.cross",
+            "discriminator.text_layers",
+            "discriminator.attention.resolutions",
+            "discriminator.attention.depths",
+        },
+    ),
+    5: (4, {"loss.match_weight_D", "loss.match_generated"}),
+    6: (4, {"loss.match_weight_D", "loss.match_weight_G"}),
+    7: (6, {"generator.num_filters"}),
+    8: (7, {"generator.blocks", "generator.residual"}),
+    9: (8, {"loss.clip_weight", "vision.network"}),
+    10: (9, {"discriminator.multi_scale", "loss.level_weights"}),
+    11: (10, {"loss.vision_weight"}),
+}
+LARGE = {"paper-t2i64", "ablation-12", "imagenet64"}
+SMALL = sorted(set(config.preset_names()) - LARGE)
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {k: v for key, value in tree.items() for k, v in flat(value, f"{prefix}.{key}".strip(".")).items()}
+
+
+@pytest.mark.parametrize("preset", PAPER)
+def test_generators_have_the_papers_size(preset: str) -> None:
+    millions, tolerance = PAPER[preset]
+    counted = cost.measure(config.load(preset)).generator.total.parameters / 1e6
+    assert counted == pytest.approx(millions, rel=tolerance)
+
+
+def test_the_base_discriminator_has_the_papers_size() -> None:
+    counted = cost.measure(config.load("paper-t2i64")).discriminator.total.parameters / 1e6
+    assert counted == pytest.approx(381.4, rel=0.01)
+
+
+@pytest.mark.parametrize("row", CHANGES)
+def test_a_row_differs_from_its_parent_by_the_named_change(row: int) -> None:
+    parent, changes = CHANGES[row]
+    old, new = (flat(config.load(f"ablation-{n:02d}").model_dump()) for n in (parent, row))
+    assert {key for key in new if new[key] != old[key]} == changes
+
+
+def test_the_last_row_is_the_papers_model() -> None:
+    assert config.load("ablation-12") == config.load("paper-t2i64")
+
+
+def twin(preset: str) -> RunConfig:
+    """The preset at an eighth of its widths, on words in place of CLIP's features, without networks from disk."""
+    tree = config.load(preset).model_dump()
+    for network in (tree["generator"], tree["discriminator"]):
+        for key in ("channel_base", "channel_max", "w_dim", "text_dim", "head_channel_max"):
+            if network.get(key):
+                network[key] = max(network[key] // 8, 16)
+        network["attention"]["head_dim"] = 16
+        network["text_heads"] = 2
+    if tree["text"]["encoder"] in ("clip", "minilm"):
+        tree["text"] |= {"encoder": "hashed", "max_tokens": 16}
+    if tree["text"]["num_classes"]:
+        tree["text"]["num_classes"] = 4
+    tree["loss"] |= {"clip_weight": 0.0, "vision_weight": 0.0, "r1_interval": 8}
+    tree["train"] |= {"batch": 8, "batch_gpu": 8, "dtype": "float32"}
+    return config.from_dict(tree)
+
+
+def encoder_of(cfg: RunConfig) -> TextEncoder:
+    if cfg.text.encoder == "classes":
+        return ClassNames(["ape", "bee", "cow", "dog"])
+    return Unconditional() if cfg.text.encoder == "none" else HashedText(max_tokens=16)
+
+
+def train_twin(preset: str, steps: int) -> None:
+    cfg = twin(preset)
+    torch.manual_seed(0)
+    encoder = encoder_of(cfg)
+    state = TrainState(cfg, feature_dim=encoder.feature_dim, device=torch.device("cpu"))
+    names = ["ape", "bee", "cow", "dog"] * 2
+    captions = [""] * 8 if cfg.text.encoder == "none" else names
+    img = torch.randint(256, (8, 3, cfg.generator.resolution, cfg.generator.resolution), dtype=torch.uint8)
+    batch, before = Batch(img, captions, [""] * 8), [p.clone() for p in state.G.parameters()]
+    values: dict[str, Any] = {}
+    for step in range(steps):
+        with updating(state.D, state.opt_D):
+            state.opt_D.zero_grad()
+            for micro in micro_batches(state, batch, encoder.encode, 8, phase=0):  # type: ignore[arg-type]
+                values = discriminator_step(state, micro, share=1.0, r1=step % 8 == 0)
+            state.opt_D.step()
+        with updating(state.G, state.opt_G):
+            state.opt_G.zero_grad()
+            for micro in micro_batches(state, batch, encoder.encode, 8, phase=1):  # type: ignore[arg-type]
+                values |= generator_step(state, micro, share=1.0)
+            idle = [n for n, p in state.G.named_parameters() if p.grad is None]
+            state.opt_G.step()
+        state.update_ema()
+        state.nimg += 8
+    assert all(math.isfinite(float(value)) for value in values.values()), values
+    assert not idle
+    moved = [not torch.equal(a, b) for a, b in zip(before, state.G.parameters(), strict=True)]
+    assert all(moved)
+
+
+@pytest.mark.parametrize("preset", ["ablation-01", "ablation-11", "imagenet64", "unconditional64"])
+def test_a_twin_of_each_kind_takes_a_step(preset: str) -> None:
+    train_twin(preset, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("preset", SMALL)
+def test_every_preset_draws_and_its_twin_trains(preset: str) -> None:
+    full_size(preset)
+    train_twin(preset, 50)
+
+
+@pytest.mark.matrix
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("preset", sorted(LARGE))
+def test_every_large_preset_draws_and_its_twin_trains(preset: str) -> None:
+    full_size(preset)
+    train_twin(preset, 50)
+
+
+@torch.no_grad()
+def full_size(preset: str) -> None:
+    """One forward pass of G as it is, from random features."""
+    cfg = config.load(preset)
+    kind = cfg.text.encoder
+    tokens = 1 if kind in ("classes", "none") else 12
+    width = {"classes": cfg.text.num_classes, "none": 0, "minilm": 384, "clip": 768}.get(kind, HashedText.feature_dim)
+    torch.manual_seed(0)
+    G = Generator(cfg.generator, feature_dim=width).eval()
+    mask = torch.ones(1, tokens, dtype=torch.bool)
+    features = TextFeatures(torch.randn(1, tokens, width), mask, torch.zeros(1, dtype=torch.long))
+    pyramid = G(torch.randn(1, cfg.generator.z_dim), features)
+    assert [img.shape[-1] for img in pyramid] == list(cfg.generator.resolutions[::-1])
+    assert all(torch.isfinite(img).all() for img in pyramid)
+    assert pyramid[0].std() > 0.01
