@@ -20,6 +20,7 @@ from gigagan.grid import labelled_grid
 from gigagan.models.frozen import TextEncoder, TextFeatures, build_text_encoder
 from gigagan.pipeline import Pipeline
 from gigagan.training.contrast import build_critics
+from gigagan.training.health import alarms, examine, gradient_norm
 from gigagan.training.micro_batches import micro_batches
 from gigagan.training.state import TrainState, grow_from, updating
 from gigagan.training.stats import Stats
@@ -76,16 +77,19 @@ def train(cfg: RunConfig, run_dir: Path, *, device: torch.device) -> None:
     (run_dir / "config.yaml").write_text(to_yaml(cfg), encoding="utf-8")
     stats = Stats(run_dir, total_kimg=cfg.train.total_kimg)
     stats.start(state.nimg)
-    batch_gpu, ticks = cfg.train.batch_gpu, 0
+    batch_gpu, ticks, known_alarms = cfg.train.batch_gpu, 0, set[str]()
 
     with _stop_requested() as stop:
         while state.nimg < cfg.train.total_kimg * 1000 and not stop.is_set():
-            batch_gpu = _step(state, next(stream), features, stats, batch_gpu)
+            batch = next(stream)
+            batch_gpu = _step(state, batch, features, stats, batch_gpu)
             state.update_ema()
             state.nimg += cfg.train.batch
 
             if stats.tick_ended(state.nimg, cfg.train.kimg_per_tick, cfg.train.max_sec_per_tick):
-                stats.tick(state.nimg, {"Progress/bad_samples": float(stream.bad.count)})
+                examined = examine(state, next(micro_batches(state, batch, features, batch_gpu, phase=2)))
+                row = stats.tick(state.nimg, {"Progress/bad_samples": float(stream.bad.count), **examined})
+                known_alarms = _sound(alarms(row, state.nimg / 1000), known_alarms)
                 ticks += 1
                 if ticks % cfg.train.checkpoint_ticks == 0:
                     _save_state(state, run_dir)
@@ -115,7 +119,8 @@ def _step(
                 optimizer.zero_grad(set_to_none=True)
             for micro in micro_batches(state, batch, features, size, phase=0):
                 stats.add(discriminator_step(state, micro, share=share, r1=r1))
-            for _, optimizer in state.judges:
+            for network, optimizer in state.judges:
+                stats.add({f"Gradients/{'V' if network is state.V else 'D'}": gradient_norm(optimizer)})
                 optimizer.step()
 
     def generator(size: int) -> None:
@@ -124,10 +129,20 @@ def _step(
             state.opt_G.zero_grad(set_to_none=True)
             for micro in micro_batches(state, batch, features, size, phase=1):
                 stats.add(generator_step(state, micro, share=share))
+            stats.add({"Gradients/G": gradient_norm(state.opt_G)})
             state.opt_G.step()
 
     # Each half on its own: a half that is done isn't done again.
     return _within_memory(generator, _within_memory(judges, batch_gpu) if state.judges else batch_gpu)
+
+
+def _sound(now: list[str], known: set[str]) -> set[str]:
+    """Print the alarms that are new since the last tick; numbers in them don't make them new."""
+    kinds = {line.partition("(")[0].rstrip("0123456789.: "): line for line in now}
+    for kind, line in kinds.items():
+        if kind not in known:
+            log.warning("ALARM: %s", line)
+    return set(kinds)
 
 
 def _within_memory(half: Callable[[int], None], batch_gpu: int) -> int:

@@ -58,6 +58,8 @@ class Stats:
                 f"{', '.join(broken)} isn't finite at {nimg / 1000:.3f} kimg; resume from the last checkpoint "
                 "with a lower optim_G.lr and optim_D.lr"
             )
+        if "Scores/mismatched" in row:
+            row["Health/match_gap"] = row["Scores/real"] - row["Scores/mismatched"]
         images_per_sec = images / seconds
         row |= {
             "Progress/kimg": nimg / 1000,

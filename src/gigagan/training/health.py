@@ -1,0 +1,145 @@
+"""Signs of a sick run, looked at once a tick: levels that died, text that is ignored, collapse (paper 12.1).
+
+One forward pass of G and D on a few pictures, without gradient; hooks read what the layers did.
+Axes: B batch, C channels, H and W height and width, N filters of a bank.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gigagan.models.adaptive_conv import AdaptiveConv
+from gigagan.models.attention import L2Attention
+from gigagan.models.frozen import TextFeatures
+from gigagan.models.generator import SynthesisLevel
+from gigagan.models.layers import image_pyramid, to_float
+from gigagan.training.micro_batches import MicroBatch
+from gigagan.training.state import TrainState
+
+Hook = Callable[[nn.Module, Any, Any], None]
+PICTURES = 8
+"""At most so many are looked at."""
+DEAD = 0.02
+"""A level whose features differ so little between prompts, in units of their size, no longer follows them."""
+IGNORED = 0.02
+"""D tells pairs from mismatched ones by less than this."""
+COLLAPSED = 0.01
+"""Pictures of different prompts differ by less than this, in units of half the range."""
+QUIET_KIMG = 20.0
+"""Before so many thousand images D hasn't read a text yet, and nothing is called ill."""
+
+
+@torch.no_grad()
+def examine(state: TrainState, batch: MicroBatch) -> dict[str, float]:
+    """Figures of G and D on the first pictures of a batch, by name (`Health/...`, `Logits/...`)."""
+    count = min(PICTURES, len(batch.captions))
+    features = _first(batch.features, count)
+    findings: dict[str, float] = {}
+    training = state.G.training
+    state.G.eval()
+    with _watched(state.G, findings, "G"):
+        pyramid = state.G(batch.z[:count], features, dtype=state.dtype)
+    state.G.train(training)
+    findings["Health/G/picture_spread"] = float(pyramid[0].std(dim=0).mean()) if count > 1 else 1.0
+    if state.cfg.loss.adv_weight:
+        real = image_pyramid(to_float(batch.img[:count]), levels=state.D.num_levels)
+        with _watched(state.D, findings, "D"):
+            own = state.D(real, features, dtype=state.dtype)
+        generated = state.D(pyramid[: state.D.num_levels], features, dtype=state.dtype)
+        for i, exits in enumerate(own):
+            for j, logits in exits.items():
+                findings[f"Logits/real/{i}_{j}"] = float(logits.mean())
+                findings[f"Logits/gen/{i}_{j}"] = float(generated[i][j].mean())
+    return findings
+
+
+def alarms(row: dict[str, float], kimg: float) -> list[str]:
+    """What is wrong with a run whose tick gave this row, a line each."""
+    if kimg < QUIET_KIMG:
+        return []
+    found = [
+        f"{name.removeprefix('Health/G/spread/')} of G hardly follows the prompt (spread {value:.3f}): a dead level"
+        for name, value in row.items()
+        if name.startswith("Health/G/spread/") and value < DEAD
+    ]
+    gap = row.get("Health/match_gap")
+    if gap is not None and gap < IGNORED:
+        found.append(f"D tells a caption from another one by {gap:.3f}: the text is ignored")
+    if row.get("Health/G/picture_spread", 1.0) < COLLAPSED:
+        found.append(f"pictures of different prompts differ by {row['Health/G/picture_spread']:.3f}: G has collapsed")
+    return found
+
+
+def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
+    """Length of the gradient of all that an optimizer moves."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    return torch.stack(torch._foreach_norm(gradients)).norm() if gradients else torch.zeros(())
+
+
+@contextmanager
+def _watched(network: nn.Module, findings: dict[str, float], name: str) -> Iterator[None]:
+    """Inside, layers note what they do: spread of levels, entropies of attention and of the choice of filters."""
+
+    def level(path: str) -> Hook:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            x = output[0].to(torch.float32)
+            between = x.var(dim=0, correction=0).mean() if len(x) > 1 else x.var()
+            findings[f"Health/{name}/spread/{path}"] = float((between / x.square().mean().clamp(min=1e-12)).sqrt())
+
+        return hook
+
+    def attention(path: str) -> Hook:
+        def hook(module: Any, inputs: Any, output: Any) -> None:
+            x, context, mask = (*inputs, None)[:3]
+            two = (x[:2], context[:2], None if mask is None else mask[:2])  # all pairs of places: large
+            findings[f"Health/{name}/attention_entropy/{path}"] = _attention_entropy(module, *two)
+
+        return hook
+
+    def bank(path: str) -> Hook:
+        def hook(module: Any, inputs: Any, output: Any) -> None:
+            findings[f"Health/{name}/filter_entropy/{path}"] = _entropy(module.to_select(inputs[1]).softmax(dim=1))
+
+        return hook
+
+    handles = []
+    for path, module in network.named_modules():
+        if isinstance(module, SynthesisLevel):
+            handles.append(module.register_forward_hook(level(path.rpartition(".")[2])))
+        elif isinstance(module, L2Attention) and not path.startswith("text."):
+            handles.append(module.register_forward_hook(attention(path)))
+        elif isinstance(module, AdaptiveConv) and len(module.bank) > 1:
+            handles.append(module.register_forward_hook(bank(path)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _attention_entropy(layer: L2Attention, x: Tensor, context: Tensor, key_mask: Tensor | None = None) -> float:
+    """Mean entropy of a layer's weights over the keys that count, in units of that of equal weights."""
+    q = layer.split(layer.to_q(x)).to(torch.float32)
+    k = layer.split((layer.to_k or layer.to_q)(context)).to(torch.float32)
+    logits = -torch.cdist(q, k).square() / math.sqrt(q.shape[-1])
+    keys = torch.full((len(x),), k.shape[2], device=x.device)
+    if key_mask is not None:
+        logits = logits.masked_fill(~key_mask[:, None, None], -math.inf)
+        keys = key_mask.sum(dim=1)
+    weights = logits.softmax(dim=3)
+    entropy = -torch.special.xlogy(weights, weights).sum(dim=3).mean(dim=(1, 2))
+    return float((entropy / keys.clamp(min=2).log()).mean())
+
+
+def _entropy(weights: Tensor) -> float:
+    """Mean entropy of distributions in the last axis, in units of that of equal weights."""
+    entropy = -torch.special.xlogy(weights, weights).sum(dim=-1)
+    return float(entropy.mean()) / math.log(weights.shape[-1])
+
+
+def _first(features: TextFeatures, count: int) -> TextFeatures:
+    return TextFeatures(features.tokens[:count], features.mask[:count], features.global_index[:count])
