@@ -23,6 +23,7 @@ def gather(x: Tensor) -> Tensor:
     counts = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(world_size())]
     torch.distributed.all_gather(counts, torch.tensor([len(x)], device=x.device))
     longest = int(torch.stack(counts).max())
+    x = x.detach()
     padded = torch.cat([x, x.new_zeros(longest - len(x), *x.shape[1:])])
     parts = [torch.empty_like(padded) for _ in counts]
     torch.distributed.all_gather(parts, padded)

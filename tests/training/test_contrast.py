@@ -115,7 +115,7 @@ def test_heads_on_shuffled_captions_learn_nothing(
     order = np.random.default_rng(1).permutation(len(shapes))
 
     class Shuffled:
-        path = shapes.path
+        path, captioned = shapes.path, True
 
         def __len__(self) -> int:
             return len(shapes)
@@ -132,6 +132,9 @@ def test_few_pictures_are_refused(tmp_path: Path, random_lite0: EfficientNetLite
     Image.new("RGB", (SIDE, SIDE)).save(tmp_path / "a.png")
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a"}')
     with pytest.raises(DataError, match="1 pictures can be used; the heads need at least 100"):
+        train_heads(open_dataset(tmp_path), random_lite0, TEXTS, resolution=SIDE)
+    (tmp_path / "metadata.jsonl").unlink()
+    with pytest.raises(DataError, match="pictures without captions"):
         train_heads(open_dataset(tmp_path), random_lite0, TEXTS, resolution=SIDE)
 
 

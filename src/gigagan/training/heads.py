@@ -53,8 +53,10 @@ def train_heads(
     """Heads of a set of captioned pictures.
 
     Pictures are brought to `resolution` px for the image network, as in training (vision.resolution).
-    Raises DataError for fewer than 100 pictures.
+    Raises DataError for fewer than 100 pictures, and for pictures without captions.
     """
+    if not data.captioned:
+        raise DataError(f"{data.path}: pictures without captions; the heads learn from both")
     captions, features = _look(data, network, resolution=resolution, seed=seed, progress=progress)
     count = len(captions)
     if count < 100:

@@ -1,0 +1,32 @@
+"""Gathering over ranks, in two real processes."""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import multiprocessing
+
+from gigagan import dist
+
+
+def gather_rows(rank: int, folder: str) -> None:
+    """Rank 0 has two rows, rank 1 has three."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+    store = torch.distributed.FileStore(f"{folder}/store", 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    rows = torch.full((2 + rank, 3), float(rank)) + torch.arange(2 + rank)[:, None] / 10
+    torch.save(dist.gather(rows.requires_grad_()), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_one_process_gathers_its_own_rows() -> None:
+    rows = torch.randn(3, 2)
+    assert dist.gather(rows) is rows
+
+
+def test_rows_of_every_rank_in_order_however_many(tmp_path: Path) -> None:
+    multiprocessing.spawn(gather_rows, args=(str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert torch.equal(first, second)
+    assert first[:, 0].tolist() == torch.tensor([0, 0.1, 1, 1.1, 1.2]).tolist()
+    assert not first.requires_grad
