@@ -32,6 +32,11 @@ __all__ = [
     "load_text_encoder",
 ]
 
+CLIP_L = (
+    "config.json, tokenizer files and model.safetensors of openai/clip-vit-large-patch14 (sha256 "
+    "a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb), or of another CLIP"
+)
+
 
 def build_text_encoder(
     cfg: TextConfig, device: torch.device | str = "cpu", *, classes: Sequence[str] = ()
@@ -51,7 +56,7 @@ def build_text_encoder(
         return HashedText(max_tokens=cfg.max_tokens, device=device)
     if cfg.encoder == "clip":
         if not cfg.path:
-            raise ConfigError("text.path is empty; for text.encoder=clip give the directory of a CLIP checkpoint")
+            raise ConfigError(f"text.path is empty; for text.encoder=clip give a directory with {CLIP_L}")
         return load_clip(Path(cfg.path), max_tokens=cfg.max_tokens, device=device)
     folder = Path(cfg.path) if cfg.path else Path(str(resources.files("gigagan") / "pretrained" / "emoji"))
     return load_minilm(folder, max_tokens=cfg.max_tokens, device=device)

@@ -153,7 +153,10 @@ def load_efficientnet_lite(
     cached, depth = LITE[name]
     folder = CACHE.expanduser() / cached if folder is None else folder
     if not (folder / "model.safetensors").is_file():
-        raise CheckpointError(f"{name}: its weights aren't in {folder}; run: gigagan data weights {name}")
+        raise CheckpointError(
+            f"{folder / 'model.safetensors'}: no such file; the weights of EfficientNet-{name.title()} (as published, "
+            f"sha256 {cached.partition('-')[2]}...) come by: gigagan data weights {name}"
+        )
     with torch.device("meta"):
         network = EfficientNetLite(depth)
     shipped = _shipped_shapes(network)
