@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from gigagan.data.captions import Caption
-from gigagan.data.sources import IMAGE_SUFFIXES, Fault, Record, read_bytes
+from gigagan.data.sources import IMAGE_SUFFIXES, Fault, Record, read_inside
 from gigagan.errors import DataError
 
 
@@ -41,12 +41,7 @@ class ClassFolderSource:
 
     def read(self, index: int) -> Record:
         path, name = self.files[index]
-        if not path.resolve().is_relative_to(self.folder.resolve()):
-            raise DataError("is a link to outside the folder")
-        try:
-            image = read_bytes(path, 0, path.stat().st_size)
-        except OSError as error:
-            raise DataError(error.strerror or str(error)) from None
+        image = read_inside(self.folder, path)
         return Record(self.key(index), image, (Caption(name),), {"class": name} if name else {})
 
 

@@ -61,6 +61,16 @@ def read_bytes(path: Path, offset: int, size: int) -> bytes:
     return content
 
 
+def read_inside(folder: Path, path: Path) -> bytes:
+    """A whole file of a folder. Raises DataError where it can't be read or is a link to outside."""
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise DataError("file_name is a link to outside the folder")
+    try:
+        return read_bytes(path, 0, path.stat().st_size)
+    except OSError as error:
+        raise DataError(error.strerror or str(error)) from None
+
+
 def parse_captions(value: Any) -> tuple[Caption, ...]:
     """Captions out of JSON: a text, texts, or objects with text, styled, background. Raises DataError."""
     entries = value if isinstance(value, list) else [value]
@@ -121,13 +131,7 @@ class FolderSource:
         path = Path(row["file_name"])
         if path.is_absolute() or ".." in path.parts or "\0" in row["file_name"]:
             raise DataError("file_name points outside the folder")
-        path = self.folder / path
-        if not path.resolve().is_relative_to(self.folder.resolve()):
-            raise DataError("file_name is a link to outside the folder")
-        try:
-            image = read_bytes(path, 0, path.stat().st_size)
-        except OSError as error:
-            raise DataError(error.strerror or str(error)) from None
+        image = read_inside(self.folder, self.folder / path)
         captions = parse_captions(row.get("text", row.get("caption")))
         return Record(self.key(index), image, captions, _meta(row, "file_name", "text", "caption"))
 

@@ -105,7 +105,17 @@ class Stage(nn.Module):
         return y
 
 
-class Head(nn.Module):
+class ExitHead(nn.Module):
+    """What judges an exit: a logit that no condition changes, to which a conditional one is added."""
+
+    unconditional: EqualConv
+
+    def look(self, x: Float[Tensor, "M C H W"]) -> Float[Tensor, "M 1 H W"]:
+        """The unconditional logit, which no text changes."""
+        return self.unconditional(x).to(torch.float32)
+
+
+class Head(ExitHead):
     """psi_j(phi, t_D) + Conv_1x1(phi): a text-conditional and an unconditional logit, added (Eq. 7).
 
     Without text (`text_dim` 0) there is no psi_j.
@@ -129,10 +139,6 @@ class Head(nn.Module):
         )
         self.unconditional = EqualConv(channels, 1, kernel=1)
 
-    def look(self, x: Float[Tensor, "M C H W"]) -> Float[Tensor, "M 1 H W"]:
-        """The unconditional logit, which no text changes."""
-        return self.unconditional(x).to(torch.float32)
-
     def forward(
         self, x: Float[Tensor, "M C H W"], unconditional: Float[Tensor, "M 1 H W"], t_D: Float[Tensor, "M D"]
     ) -> Float[Tensor, "M 1 H W"]:
@@ -143,7 +149,7 @@ class Head(nn.Module):
         return x.to(torch.float32) + unconditional
 
 
-class ProjectionHead(nn.Module):
+class ProjectionHead(ExitHead):
     """<phi, map(c)> / sqrt(C) + Conv_1x1(phi): how far D's features go in the direction of the class (paper 4.2)."""
 
     def __init__(self, channels: int, *, text_dim: int, num_layers: int) -> None:
@@ -153,10 +159,6 @@ class ProjectionHead(nn.Module):
             EqualLinear(text_dim, channels),
         )
         self.unconditional = EqualConv(channels, 1, kernel=1)
-
-    def look(self, x: Float[Tensor, "M C H W"]) -> Float[Tensor, "M 1 H W"]:
-        """The part of the logit that no class changes."""
-        return self.unconditional(x).to(torch.float32)
 
     def forward(
         self, x: Float[Tensor, "M C H W"], unconditional: Float[Tensor, "M 1 H W"], t_D: Float[Tensor, "M D"]
@@ -200,7 +202,7 @@ class Discriminator(nn.Module):
                 x = entering if x is None else torch.cat([x, entering])
             x = stage(x)
             features.append(x)
-        heads = [head for head in self.heads.values() if isinstance(head, Head | ProjectionHead)]
+        heads = [head for head in self.heads.values() if isinstance(head, ExitHead)]
         return [Exit(x, head.look(x)) for x, head in zip(features[-len(heads) :], heads, strict=True)]
 
     def judge(self, exits: list[Exit], t_D: Float[Tensor, "B D"]) -> Logits:

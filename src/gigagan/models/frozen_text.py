@@ -51,6 +51,10 @@ class TextFeatures:
         mask = torch.arange(max_tokens, device=padded.device) < lengths[:, None]
         return cls(padded, mask, torch.zeros_like(lengths))
 
+    def first(self, count: int) -> "TextFeatures":
+        """Those of the first prompts."""
+        return TextFeatures(self.tokens[:count], self.mask[:count], self.global_index[:count])
+
     def to(self, device: torch.device | str) -> "TextFeatures":
         """The same on another device."""
         return TextFeatures(self.tokens.to(device), self.mask.to(device), self.global_index.to(device))

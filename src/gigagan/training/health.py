@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from gigagan.models.adaptive_conv import AdaptiveConv
 from gigagan.models.attention import L2Attention
-from gigagan.models.frozen import TextFeatures
 from gigagan.models.generator import SynthesisLevel
 from gigagan.models.layers import image_pyramid, to_float
 from gigagan.training.micro_batches import MicroBatch
@@ -37,7 +36,7 @@ QUIET_KIMG = 20.0
 def examine(state: TrainState, batch: MicroBatch) -> dict[str, float]:
     """Figures of G and D on the first pictures of a batch, by name (`Health/...`, `Logits/...`)."""
     count = min(PICTURES, len(batch.captions))
-    features = _first(batch.features, count)
+    features = batch.features.first(count)
     findings: dict[str, float] = {}
     training = state.G.training
     state.G.eval()
@@ -139,7 +138,3 @@ def _entropy(weights: Tensor) -> float:
     """Mean entropy of distributions in the last axis, in units of that of equal weights."""
     entropy = -torch.special.xlogy(weights, weights).sum(dim=-1)
     return float(entropy.mean()) / math.log(weights.shape[-1])
-
-
-def _first(features: TextFeatures, count: int) -> TextFeatures:
-    return TextFeatures(features.tokens[:count], features.mask[:count], features.global_index[:count])

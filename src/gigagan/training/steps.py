@@ -132,14 +132,10 @@ def _r1(state: TrainState, pyramid: list[Tensor], features: TextFeatures, count:
     leaves = [img.detach().requires_grad_(True) for img in pyramid]
     loss = state.cfg.loss
     with sdpa_kernel(SDPBackend.MATH):
-        logits = state.D(leaves, _first(features, count), dtype=torch.float32)
+        logits = state.D(leaves, features.first(count), dtype=torch.float32)
         return losses.r1_penalty(
             logits, leaves, level_weights=loss.level_weights, intermediate_weight=loss.intermediate_adv_weight
         )
-
-
-def _first(features: TextFeatures, count: int) -> TextFeatures:
-    return TextFeatures(features.tokens[:count], features.mask[:count], features.global_index[:count])
 
 
 def _sum(logits: losses.Logits, loss: losses.PerPicture, cfg: LossConfig, weight: float) -> Tensor:
