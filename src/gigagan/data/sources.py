@@ -64,7 +64,7 @@ def read_bytes(path: Path, offset: int, size: int) -> bytes:
 def read_inside(folder: Path, path: Path) -> bytes:
     """A whole file of a folder. Raises DataError where it can't be read or is a link to outside."""
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise DataError("file_name is a link to outside the folder")
+        raise DataError(f"{path.name} is a link to outside the folder")
     try:
         return read_bytes(path, 0, path.stat().st_size)
     except OSError as error:
