@@ -33,7 +33,7 @@ def batch() -> MicroBatch:
     return MicroBatch(
         img=torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8, generator=generator),
         captions=captions,
-        whole=captions,
+        others=None,
         features=HashedText(max_tokens=16).encode(captions),
         z=torch.randn(4, 16, generator=generator),
         augmentation=Augmentation.draw(config.load("tiny").augment, 4, generator, CPU),

@@ -198,6 +198,8 @@ class TrainConfig(Section):
     """Compile G's synthesis and D's trunk by torch.compile (minutes at the start, then faster steps)."""
     freeze_D: int = Field(0, ge=0)
     """Discriminator stages kept as they are, from the finest (fine-tuning on few pictures)."""
+    max_sec_per_step: Positive = 1800.0
+    """A step that takes longer, with what follows it, hangs: stacks are printed and the process ends."""
     kimg_per_tick: Positive = 4.0
     """Period of the status line and stats.jsonl, in thousands of images."""
     max_sec_per_tick: Positive = 60.0
@@ -207,7 +209,9 @@ class TrainConfig(Section):
     checkpoint_ticks: Count = 10
     """A training state every so many ticks."""
     keep_checkpoints: Count = 2
-    """Training states kept."""
+    """Newest training states kept."""
+    milestone_kimg: NonNegative = 0.0
+    """Besides these the first state of every so many thousand images is kept for good; 0 = none."""
     grid_prompts: tuple[str, ...] = ()
     """Prompts of the sample grid; empty = captions of the first pictures."""
 

@@ -1,6 +1,6 @@
 """All that a run carries from step to step: networks, running average, optimizers, images seen."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,6 +35,10 @@ class TrainState:
         self.image_network = image_network
         self.contrast = contrast
         self.nimg = 0
+        self.passed_over = 0
+        """Images of the training order left out for good, where losses weren't finite (`guard`)."""
+        self.rate = 1.0
+        """Factor on every learning rate; halved once where losses weren't finite (`guard`)."""
         self.G = Generator(cfg.generator, feature_dim=feature_dim).to(device)
         self.D = Discriminator(cfg.discriminator, resolution=cfg.generator.resolution, feature_dim=feature_dim).to(
             device
@@ -60,6 +64,8 @@ class TrainState:
         # are padded to is compiled by itself: shapes left open fail in torch 2.13.
         self.synthesize = torch.compile(self.G.synthesize, dynamic=False) if cfg.train.compile else self.G.synthesize
         self.phi = torch.compile(self.D.phi, dynamic=False) if cfg.train.compile else self.D.phi
+        self.mean_style = torch.zeros(cfg.generator.w_dim, device=device)
+        """Mean style of the step in hand, summed up over micro-batches and ranks."""
         self.G.requires_grad_(False)  # until `updating` says whose turn it is
         self.D.requires_grad_(False)
         if self.V is not None:
@@ -69,6 +75,11 @@ class TrainState:
     def step(self) -> int:
         """Optimizer steps done."""
         return self.nimg // self.cfg.train.batch
+
+    @property
+    def place(self) -> int:
+        """Place in the endless training order: what a step is shown and draws is a function of the seed and this."""
+        return self.nimg + self.passed_over
 
     @property
     def weights(self) -> Weights:
@@ -81,29 +92,43 @@ class TrainState:
         return torch.bfloat16 if self.cfg.train.dtype == "bfloat16" else torch.float32
 
     @torch.no_grad()
-    def update_ema(self) -> None:
-        """Move G_ema towards G; half-life cfg.train.ema_kimg, at first shorter: a twentieth of the run so far."""
+    def update_ema(self) -> bool:
+        """Move G_ema towards G; half-life cfg.train.ema_kimg, at first shorter: a twentieth of the run so far.
+
+        Returns whether G's weights are finite; where they aren't, G_ema stays as it is.
+        """
+        if not all_finite([*self.G.parameters(), *self.G.buffers()]):
+            return False
         decay = ema_decay(self.cfg.train.batch, min(self.cfg.train.ema_kimg, (self.nimg + 1) / 20_000))
         ours: list[Tensor] = list(self.G_ema.parameters())
         theirs: list[Tensor] = list(self.G.parameters())
         torch._foreach_lerp_(ours, theirs, 1 - decay)
         for mine, other in zip(self.G_ema.buffers(), self.G.buffers(), strict=True):
             mine.copy_(other)
+        return True
+
+    def numbers(self) -> dict[str, float]:
+        """What besides `nimg`, the tensors and the configuration is the state."""
+        return {"passed_over": self.passed_over, "rate": self.rate}
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """Every tensor of the run, by component; with `nimg` and the configuration it is the whole state."""
+        """Every tensor of the run, by component; with `nimg`, `numbers` and the configuration it is the whole state."""
         tensors = {name: dict(network.state_dict()) for name, network in self._networks().items()}
         for name, (optimizer, network) in self._optimizers().items():
             tensors[name] = _optimizer_tensors(optimizer, network)
         return tensors
 
-    def load_state_dict(self, tensors: dict[str, dict[str, Tensor]], nimg: int) -> None:
+    def load_state_dict(
+        self, tensors: dict[str, dict[str, Tensor]], nimg: int, numbers: Mapping[str, float] | None = None
+    ) -> None:
         """Take over a saved state. Raises CheckpointError when a tensor is missing or of another shape."""
         for name, network in self._networks().items():
             load_tensors(network, tensors.get(name, {}), what=name)
         for name, (optimizer, network) in self._optimizers().items():
             _load_optimizer(optimizer, network, tensors.get(name, {}))
         self.nimg = nimg
+        self.passed_over = int((numbers or {}).get("passed_over", 0))
+        self.rate = float((numbers or {}).get("rate", 1.0))
 
     def _networks(self) -> dict[str, nn.Module]:
         networks: dict[str, nn.Module] = {"G": self.G, "D": self.D, "G_ema": self.G_ema}
@@ -148,6 +173,11 @@ def updating(network: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[N
         yield
     finally:
         network.requires_grad_(False)
+
+
+def all_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether every number is finite, told from the lengths of the tensors."""
+    return bool(torch.stack(torch._foreach_norm(list(tensors))).isfinite().all())
 
 
 def load_tensors(network: nn.Module, tensors: dict[str, Tensor], *, what: str) -> None:

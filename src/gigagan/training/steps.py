@@ -87,7 +87,7 @@ def generator_step(state: TrainState, batch: MicroBatch, *, share: float) -> Sta
     weights = state.weights
     condition = state.G.text(batch.features)
     w = state.G.mapping(batch.z, condition.t_global)
-    state.G.mapping.track(w.detach())
+    state.mean_style += w.detach().mean(dim=0) * share
     pyramid = state.synthesize(w, condition, dtype=state.dtype)
 
     shown = batch.augmentation(pyramid[: state.D.num_levels])
