@@ -15,6 +15,7 @@ from gigagan.config import DataConfig
 from gigagan.data.dataset import CaptionedImages
 from gigagan.data.sampling import MAX_BAD_IN_A_ROW, Drawn, DrawnBatches
 from gigagan.errors import ConfigError, DataError, MissingExtra
+from gigagan.lifetime import die_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,10 @@ class Batches(Iterator[Batch]):
         return Batch(img, [one.caption for one in drawn], [one.key for one in drawn])
 
 
+def _worker_starts(number: int, count: int) -> None:
+    die_with_parent()
+
+
 def _end(lists: list[Any]) -> None:
     for one in lists:
         one.close()
@@ -123,7 +128,8 @@ def batches(
     # One thread reads ahead; decoding releases the interpreter, but more threads than that only contend.
     lists = grain.MapDataset.source(drawn).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
     if cfg.num_workers:
-        lists = lists.mp_prefetch(grain.MultiprocessingOptions(num_workers=cfg.num_workers))
+        options = grain.MultiprocessingOptions(num_workers=cfg.num_workers)
+        lists = lists.mp_prefetch(options, worker_init_fn=_worker_starts)
     return Batches(iter(lists))
 
 

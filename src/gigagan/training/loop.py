@@ -126,7 +126,8 @@ def _run(
         verdict, broken, batch_gpu = _step(state, batch, features, stats, batch_gpu, Wishes(stop.is_set(), due))
         good = verdict.good and state.update_ema()
         state.nimg += cfg.train.batch
-        stopping = verdict.stop
+        if stopping := verdict.stop:
+            stop.number = stop.number or signal.SIGTERM  # another rank's
         if guard.persists(good, state.nimg, broken):
             _go_back(state, run_dir, saver)
             stats.forget(state.nimg)
