@@ -196,6 +196,10 @@ class TrainConfig(Section):
     """Arithmetic of convolutions and attention; R1, softmax, demodulation and logits stay float32."""
     compile: bool = False
     """Compile G's synthesis and D's trunk by torch.compile (minutes at the start, then faster steps)."""
+    shard_G: bool = False
+    """Spread the weights of G and its average over the ranks (FSDP2), for a G that outgrows a device."""
+    recompute: bool = False
+    """Compute activations of G's levels and D's stages again in the backward pass; less memory, a third more work."""
     freeze_D: int = Field(0, ge=0)
     """Discriminator stages kept as they are, from the finest (fine-tuning on few pictures)."""
     max_sec_per_step: Positive = 1800.0

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from gigagan import dist
 from gigagan.errors import GigaGANError
-from gigagan.training.health import gradient_norm
+from gigagan.training.health import gradients_of, length
 
 BAD_IN_A_ROW = 10
 """So many steps left out one after the other are persistent trouble."""
@@ -47,11 +48,18 @@ def exchange(
     `losses` is one number that isn't finite where one of this rank's losses isn't. A sum with such a number isn't
     finite either, whichever rank gave it, so every rank reads the same verdict out of it.
     """
-    gradients = [p.grad for o in optimizers for group in o.param_groups for p in group["params"] if p.grad is not None]
-    told = torch.stack([losses.to(torch.float32), *(losses.new_tensor(float(wish)) for wish in wishes)])
-    dist.add_up([*gradients, *extra, told])
-    norms = [gradient_norm(optimizer) for optimizer in optimizers]
-    loss, stop, tick, *lengths = torch.stack([*told, *norms]).tolist()
+    gradients = [gradients_of(optimizer) for optimizer in optimizers]
+    # Those of a sharded layer are summed already; each rank has a part of them, and of the square of their length.
+    sharded = [[g.to_local() for g in one if isinstance(g, DTensor)] for one in gradients]
+    plain = [[g for g in one if not isinstance(g, DTensor)] for one in gradients]
+    wished = [losses.new_tensor(float(wish)) for wish in wishes]
+    told = torch.stack(
+        [losses.to(torch.float32), *wished, *(length(one).square().to(losses.device) for one in sharded)]
+    )
+    dist.add_up([*(g for one in plain for g in one), *extra, told])
+    squares = told[1 + len(wishes) :]
+    norms = [(square + length(one).square()).sqrt() for square, one in zip(squares, plain, strict=True)]
+    loss, stop, tick, *lengths = torch.stack([*told[: 1 + len(wishes)], *norms]).tolist()
     return Verdict(all(map(math.isfinite, [loss, *lengths])), stop > 0, tick > 0), norms
 
 

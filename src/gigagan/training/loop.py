@@ -47,6 +47,8 @@ FREE_KEYS = (
     "total_kimg",
     "batch_gpu",
     "compile",
+    "shard_G",
+    "recompute",
     "max_sec_per_step",
     "kimg_per_tick",
     "max_sec_per_tick",
@@ -180,7 +182,8 @@ def _step(
     _set_learning_rate(state)
     # R1 every r1_interval steps, weighted up by the same factor (lazy regularization).
     r1 = state.weights.r1_gamma > 0 and state.step % state.cfg.loss.r1_interval == 0
-    others = other_captions(state, batch.captions)  # ranks meet here and in `exchange`, never within a half
+    others = other_captions(state, batch.captions)
+    alone = not state.cfg.train.shard_G  # ranks meet above and in `exchange`, and within a half only for G's shards
 
     def judges(size: int) -> Values:
         with ExitStack() as turn:
@@ -199,12 +202,12 @@ def _step(
 
     # Each half on its own: a half that is done isn't done again.
     if state.judges:
-        values, batch_gpu = _within_memory(judges, batch_gpu)
+        values, batch_gpu = _within_memory(judges, batch_gpu, alone=alone)
         optimizers = {"V" if network is state.V else "D": optimizer for network, optimizer in state.judges}
         verdict, broken = _apply(optimizers, values, [], stats, wishes)
         if not verdict.good:
             return verdict, broken, batch_gpu
-    values, batch_gpu = _within_memory(generator, batch_gpu)
+    values, batch_gpu = _within_memory(generator, batch_gpu, alone=alone)
     verdict, broken = _apply({"G": state.opt_G}, values, [state.mean_style], stats, wishes)
     if verdict.good:
         state.G.mapping.track(state.mean_style[None])
@@ -259,13 +262,16 @@ def _sound(now: list[str], known: set[str]) -> set[str]:
     return set(kinds)
 
 
-def _within_memory(half: Callable[[int], Values], batch_gpu: int) -> tuple[Values, int]:
-    """Half a step, its micro-batches halved until they fit; what it gave, and the size that did."""
+def _within_memory(half: Callable[[int], Values], batch_gpu: int, *, alone: bool) -> tuple[Values, int]:
+    """Half a step, its micro-batches halved until they fit; what it gave, and the size that did.
+
+    Not where ranks meet within the half (not `alone`): the others wouldn't begin again.
+    """
     while True:
         try:
             return half(batch_gpu), batch_gpu
         except RuntimeError as error:  # torch has no one class for this
-            if not _out_of_memory(error) or batch_gpu < 4 or batch_gpu % 2:
+            if not (alone and _out_of_memory(error)) or batch_gpu < 4 or batch_gpu % 2:
                 raise
             batch_gpu //= 2
             log.warning("memory ran out; train.batch_gpu is now %d (same batch, same result)", batch_gpu)
@@ -287,7 +293,7 @@ def _restore_or_init(state: TrainState, run_dir: Path) -> None:
     elif state.cfg.init:
         model = checkpoint.load_model(state.cfg.init, device=state.device)
         taken = grow_from(state.G, dict(model.generator.state_dict()), what=state.cfg.init)
-        state.G_ema.load_state_dict(state.G.state_dict())
+        grow_from(state.G_ema, dict(model.generator.state_dict()), what=state.cfg.init)
         if model.discriminator is not None:
             grow_from(state.D, dict(model.discriminator.state_dict()), what=state.cfg.init)
         log.info("started from %s: %d of %d tensors of G", state.cfg.init, taken, len(state.G.state_dict()))
@@ -308,13 +314,14 @@ def _changed_lines(old: str, new: str) -> list[str]:
 
 
 def _save_snapshot(state: TrainState, encoder: TextEncoder, run_dir: Path, prompts: list[str]) -> None:
+    G_ema = state.average()
     if dist.rank():
         return
     provenance = {"kimg": state.nimg / 1000, "config": state.cfg.model_dump(mode="json")}
     checkpoint.save_model(
-        run_dir / "model", state.G_ema, encoder, provenance=provenance, dtype=torch.float32, discriminator=state.D
+        run_dir / "model", G_ema, encoder, provenance=provenance, dtype=torch.float32, discriminator=state.D
     )
-    pipe = Pipeline(state.G_ema, encoder)
+    pipe = Pipeline(G_ema, encoder)
     rows: list[list[Image.Image]] = []
     for prompt in prompts:
         rows.append(list(pipe(prompt or None, seeds=GRID_SEEDS, truncation_psi=1).images))

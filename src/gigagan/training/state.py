@@ -6,15 +6,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from gigagan import dist
 from gigagan.config import OptimizerConfig, RunConfig, Weights
-from gigagan.errors import CheckpointError
+from gigagan.errors import CheckpointError, ConfigError
 from gigagan.losses import ema_decay
 from gigagan.models.discriminator import Discriminator
 from gigagan.models.frozen import ImageNetwork
 from gigagan.models.generator import Generator
 from gigagan.models.vision_aided import VisionAidedDiscriminator
 from gigagan.training.contrast import Contrast
+from gigagan.training.sharding import like, local, recompute, shard, whole
 
 
 class TrainState:
@@ -45,6 +48,13 @@ class TrainState:
         )
         self.G_ema = Generator(cfg.generator, feature_dim=feature_dim).to(device).requires_grad_(False).eval()
         self.G_ema.load_state_dict(self.G.state_dict())
+        if cfg.train.shard_G:
+            if dist.world_size() == 1:
+                raise ConfigError("train.shard_G needs several processes, but there is one; set it to false")
+            for network in (self.G, self.G_ema):
+                shard(network, device)
+        if cfg.train.recompute:
+            recompute(self.G, self.D)
         _freeze_stages(self.D, cfg.train.freeze_D)
         # Lazy regularization adds a D step in r1_interval; Adam's rate and memory shrink alike (StyleGAN2).
         lazy = cfg.loss.r1_interval / (cfg.loss.r1_interval + 1) if cfg.loss.r1_gamma else 1.0
@@ -66,7 +76,8 @@ class TrainState:
         self.phi = torch.compile(self.D.phi, dynamic=False) if cfg.train.compile else self.D.phi
         self.mean_style = torch.zeros(cfg.generator.w_dim, device=device)
         """Mean style of the step in hand, summed up over micro-batches and ranks."""
-        self.G.requires_grad_(False)  # until `updating` says whose turn it is
+        if not cfg.train.shard_G:  # gathered weights keep what they were gathered with
+            self.G.requires_grad_(False)  # until `updating` says whose turn it is
         self.D.requires_grad_(False)
         if self.V is not None:
             self.V.requires_grad_(False)
@@ -100,12 +111,21 @@ class TrainState:
         if not all_finite([*self.G.parameters(), *self.G.buffers()]):
             return False
         decay = ema_decay(self.cfg.train.batch, min(self.cfg.train.ema_kimg, (self.nimg + 1) / 20_000))
-        ours: list[Tensor] = list(self.G_ema.parameters())
-        theirs: list[Tensor] = list(self.G.parameters())
+        ours, theirs = local(list(self.G_ema.parameters())), local(list(self.G.parameters()))
         torch._foreach_lerp_(ours, theirs, 1 - decay)
         for mine, other in zip(self.G_ema.buffers(), self.G.buffers(), strict=True):
             mine.copy_(other)
         return True
+
+    def average(self) -> Generator:
+        """G_ema, gathered where it is sharded; every rank must ask for it."""
+        if not self.cfg.train.shard_G:
+            return self.G_ema
+        with torch.device("meta"):
+            gathered = Generator(self.cfg.generator, feature_dim=self.G_ema.feature_dim)
+        tensors = {name: whole(value).to(self.device) for name, value in self.G_ema.state_dict().items()}
+        gathered.load_state_dict(tensors, assign=True)
+        return gathered.requires_grad_(False).eval()
 
     def numbers(self) -> dict[str, float]:
         """What besides `nimg`, the tensors and the configuration is the state."""
@@ -113,7 +133,10 @@ class TrainState:
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Every tensor of the run, by component; with `nimg`, `numbers` and the configuration it is the whole state."""
-        tensors = {name: dict(network.state_dict()) for name, network in self._networks().items()}
+        tensors = {
+            name: {key: whole(value) for key, value in network.state_dict().items()}
+            for name, network in self._networks().items()
+        }
         for name, (optimizer, network) in self._optimizers().items():
             tensors[name] = _optimizer_tensors(optimizer, network)
         return tensors
@@ -143,11 +166,15 @@ class TrainState:
 
 
 def build_optimizer(network: nn.Module, cfg: OptimizerConfig, *, lazy: float) -> torch.optim.AdamW:
-    """AdamW over a network's parameters in four groups: attention or not, learned text layers or not (paper 6)."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    """AdamW over a network's parameters in four groups: attention or not, learned text layers or not (paper 6).
+
+    Sharded ones have groups of their own.
+    """
+    groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault(("attention" in name, name.startswith("text.")), []).append(parameter)
+            kind = ("attention" in name, name.startswith("text."), isinstance(parameter, DTensor))
+            groups.setdefault(kind, []).append(parameter)
     return torch.optim.AdamW(
         [
             {
@@ -156,7 +183,7 @@ def build_optimizer(network: nn.Module, cfg: OptimizerConfig, *, lazy: float) ->
                 "base_lr": cfg.lr * lazy * (cfg.text_lr_multiplier if is_text else 1.0),
                 "weight_decay": cfg.attention_weight_decay if is_attention else cfg.weight_decay,
             }
-            for (is_attention, is_text), parameters in groups.items()
+            for (is_attention, is_text, _), parameters in groups.items()
         ],
         betas=(float(cfg.beta1**lazy) if cfg.beta1 else 0.0, float(cfg.beta2**lazy)),
         fused=True,
@@ -172,12 +199,16 @@ def updating(network: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[N
     try:
         yield
     finally:
-        network.requires_grad_(False)
+        if not any(isinstance(parameter, DTensor) for parameter in trained):
+            network.requires_grad_(False)
 
 
 def all_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether every number is finite, told from the lengths of the tensors."""
-    return bool(torch.stack(torch._foreach_norm(list(tensors))).isfinite().all())
+    """Whether every number is finite, on every rank, told from the lengths of the tensors."""
+    broken = (~torch.stack(torch._foreach_norm(local(tensors))).isfinite()).sum()
+    if any(isinstance(tensor, DTensor) for tensor in tensors):
+        dist.add_up([broken])
+    return not bool(broken)
 
 
 def load_tensors(network: nn.Module, tensors: dict[str, Tensor], *, what: str) -> None:
@@ -192,7 +223,7 @@ def load_tensors(network: nn.Module, tensors: dict[str, Tensor], *, what: str) -
     ]
     if faults:
         raise CheckpointError(f"{what} doesn't fit this configuration: {'; '.join(faults[:5])}; train in a new run dir")
-    network.load_state_dict(tensors)
+    network.load_state_dict({name: like(value, own[name]) for name, value in tensors.items()})
 
 
 def grow_from(network: nn.Module, tensors: dict[str, Tensor], *, what: str) -> int:
@@ -204,7 +235,7 @@ def grow_from(network: nn.Module, tensors: dict[str, Tensor], *, what: str) -> i
     fitting = {k: v for k, v in tensors.items() if k in own and v.shape == own[k].shape}
     if not fitting:
         raise CheckpointError(f"{what}: none of its tensors fits this configuration; use the preset it was made with")
-    network.load_state_dict({**own, **fitting})
+    network.load_state_dict({**own, **{name: like(value, own[name]) for name, value in fitting.items()}})
     return len(fitting)
 
 
@@ -218,7 +249,7 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> 
     flat: dict[str, Tensor] = {}
     for parameter, values in optimizer.state.items():
         for key, value in values.items():
-            flat[f"{names[id(parameter)]}/{key}"] = torch.as_tensor(value)
+            flat[f"{names[id(parameter)]}/{key}"] = whole(torch.as_tensor(value))
     return flat
 
 
@@ -229,6 +260,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module, tensor
         name, _, slot = key.rpartition("/")
         if name not in parameters:
             raise CheckpointError(f"optimizer state of {name}: this configuration has no such parameter")
-        state.setdefault(parameters[name], {})[slot] = value.to(parameters[name].device)
+        own = parameters[name]
+        state.setdefault(own, {})[slot] = like(value, own) if value.shape == own.shape else value.to(own.device)
     optimizer.state.clear()
     optimizer.state.update(state)

@@ -13,6 +13,7 @@ from gigagan.config import LossConfig
 from gigagan.models.frozen import TextFeatures
 from gigagan.models.layers import image_pyramid, to_float
 from gigagan.training.micro_batches import MicroBatch
+from gigagan.training.sharding import second_order
 from gigagan.training.state import TrainState
 from gigagan.training.vision import vision_judged, vision_judges
 
@@ -131,7 +132,7 @@ def _r1(state: TrainState, pyramid: list[Tensor], features: TextFeatures, count:
     """R1 in float32; fused attention kernels have no second derivative."""
     leaves = [img.detach().requires_grad_(True) for img in pyramid]
     loss = state.cfg.loss
-    with sdpa_kernel(SDPBackend.MATH):
+    with sdpa_kernel(SDPBackend.MATH), second_order():
         logits = state.D(leaves, features.first(count), dtype=torch.float32)
         return losses.r1_penalty(
             logits, leaves, level_weights=loss.level_weights, intermediate_weight=loss.intermediate_adv_weight
