@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.option(
     "--nproc", type=click.IntRange(1), help="So many processes on this machine, started anew when one of them dies."
 )
+@click.option("--allow-change", multiple=True, metavar="KEY", help="Go on though this key, or `data`, is another now.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved configuration and stop.")
 def train(
     preset: str,
@@ -28,6 +29,7 @@ def train(
     device: str,
     dtype: str | None,
     nproc: int | None,
+    allow_change: tuple[str, ...],
     dry_run: bool,
 ) -> int:
     """Train PRESET (a name or a .yaml file) with KEY=VALUE overrides.
@@ -48,14 +50,16 @@ def train(
     rank = os.environ.get("RANK", "0")
     logging.basicConfig(level=logging.INFO, format="%(message)s" if rank == "0" else f"rank {rank}: %(message)s")
     if nproc is not None:
-        return _launch(cfg, [preset, *overrides, "--run-dir", str(run_dir), "--device", device], nproc, run_dir)
+        arguments = [preset, *overrides, "--run-dir", str(run_dir), "--device", device]
+        arguments += [word for key in allow_change for word in ("--allow-change", key)]
+        return _launch(cfg, arguments, nproc, run_dir)
 
     from gigagan import dist
     from gigagan.training.loop import train as run
 
     place = dist.device(device)
     with dist.joined(place):
-        ended_by = run(cfg, run_dir, device=place)
+        ended_by = run(cfg, run_dir, device=place, allow=allow_change)
         if dist.rank() == 0:
             print(f"{run_dir}/model")
     return 128 + ended_by if ended_by else 0

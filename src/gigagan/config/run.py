@@ -23,6 +23,19 @@ Schedule = NonNegative | tuple[Point, ...]
 """A weight: a number, or points [kimg, value], straight between them and level before the first and after the last."""
 
 
+class FilterConfig(Section):
+    """Which samples of an indexed set (`gigagan data index`) are shown."""
+
+    min_side: int = Field(0, ge=0)
+    """Shorter side of the stored picture in pixels, at least."""
+    min_characters: int = Field(0, ge=0)
+    """Length of the first caption, at least."""
+    max_characters: int = Field(0, ge=0)
+    """Length of the first caption, at most; 0 = any."""
+    min_scores: tuple[tuple[str, float], ...] = ()
+    """[name, least value] of numbers stored with the samples: [[similarity, 0.28], [aesthetic, 5]]."""
+
+
 class DataConfig(Section):
     """What the networks are shown."""
 
@@ -30,6 +43,10 @@ class DataConfig(Section):
     """Folder with metadata.jsonl, folder of tar shards, or parquet; empty = the few pictures in the package."""
     split: str = "train"
     """Split to train on, where the data set has splits."""
+    mix: tuple[tuple[str, Positive], ...] = ()
+    """Several sets in place of `path`, with weights: [[first.index, 3], [second, 1]]."""
+    keep: FilterConfig = FilterConfig()
+    """Filters; of every set of a mix."""
     features: str = ""
     """Precomputed caption features (`gigagan data encode`); empty = captions are encoded as they come."""
     styleless_prob: float = Field(0.2, ge=0, le=1)
@@ -40,6 +57,12 @@ class DataConfig(Section):
     """Share of pictures mirrored; 0 where captions name sides."""
     num_workers: int = Field(0, ge=0)
     """Processes that read and decode; 0 = in the training process."""
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> "DataConfig":
+        if self.path and self.mix:
+            raise ValueError("data.path and data.mix are both set; give one set or several")
+        return self
 
 
 class TextConfig(Section):

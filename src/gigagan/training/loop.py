@@ -4,7 +4,8 @@ import faulthandler
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from gigagan import checkpoint, dist
 from gigagan.config import RunConfig, to_yaml
-from gigagan.data.dataset import CaptionedImages, open_dataset, packaged_pictures
+from gigagan.data.dataset import CaptionedImages, open_for_training
 from gigagan.data.features import CaptionFeatures
 from gigagan.data.loader import Batch, Batches, batches
 from gigagan.errors import ConfigError, GigaGANError
@@ -26,8 +27,9 @@ from gigagan.training.contrast import build_critics
 from gigagan.training.guard import Guard, Verdict, Wishes, exchange
 from gigagan.training.health import alarms, examine
 from gigagan.training.micro_batches import micro_batches, other_captions
+from gigagan.training.resume import check_config, restore_or_init
 from gigagan.training.saving import Saver
-from gigagan.training.state import TrainState, grow_from, updating
+from gigagan.training.state import TrainState, updating
 from gigagan.training.stats import Stats
 from gigagan.training.steps import discriminator_step, generator_step
 
@@ -37,38 +39,17 @@ Values = list[dict[str, Tensor]]
 """Losses and scores of each micro-batch."""
 
 GRID_SEEDS = (0, 1, 2, 3)
-# What a run may change between its parts: how far it goes, where its data lies, how often it reports.
-FREE_KEYS = (
-    "init",
-    "path",
-    "features",
-    "heads",
-    "num_workers",
-    "total_kimg",
-    "batch_gpu",
-    "compile",
-    "shard_G",
-    "recompute",
-    "max_sec_per_step",
-    "kimg_per_tick",
-    "max_sec_per_tick",
-    "snapshot_ticks",
-    "checkpoint_ticks",
-    "keep_checkpoints",
-    "milestone_kimg",
-    "grid_prompts",
-)
 
 
-def train(cfg: RunConfig, run_dir: Path, *, device: torch.device) -> int:
+def train(cfg: RunConfig, run_dir: Path, *, device: torch.device, allow: Collection[str] = ()) -> int:
     """Train to cfg.train.total_kimg; every rank calls it. Called again with the same run_dir, it goes on.
 
     Writes run_dir/{config.yaml, stats.jsonl, tensorboard/, checkpoints/, grids/, model/}; `model` is the newest
     snapshot, a model directory with the running average of G (and D, to train on from). Returns the number of the
-    signal that ended it early, 0 where it is whole.
+    signal that ended it early, 0 where it is whole. `allow` names keys that may differ from those it was begun with.
     """
     resolution = cfg.generator.resolution
-    dataset = open_dataset(cfg.data.path or packaged_pictures(), split=cfg.data.split, resolution=resolution)
+    dataset = open_for_training(cfg.data, resolution=resolution)
     torch.manual_seed(cfg.train.seed)  # the networks' first weights
     encoder = build_text_encoder(cfg.text, device, classes=dataset.classes)
     if not dataset.captioned and encoder.name != "none":
@@ -81,8 +62,9 @@ def train(cfg: RunConfig, run_dir: Path, *, device: torch.device) -> int:
     state = TrainState(
         cfg, feature_dim=encoder.feature_dim, device=device, image_network=image_network, contrast=contrast
     )
-    _check_config(cfg, run_dir)
-    _restore_or_init(state, run_dir)
+    state.data = dataset.fingerprint()
+    check_config(cfg, run_dir, allow)
+    restore_or_init(state, run_dir, allow)
     run_dir.mkdir(parents=True, exist_ok=True)
     attempts = Attempts(run_dir, state.nimg)
     if dist.rank() == 0:
@@ -123,7 +105,9 @@ def _run(
         faulthandler.dump_traceback_later(cfg.train.max_sec_per_step, exit=True, file=2)  # to stderr itself
         attempts.begins(state.nimg)
         saver.check()
+        asked = time.monotonic()
         batch = next(stream)
+        stats.waited_sec += time.monotonic() - asked
         due = stats.tick_ended(state.nimg + cfg.train.batch, cfg.train.kimg_per_tick, cfg.train.max_sec_per_tick)
         verdict, broken, batch_gpu = _step(state, batch, features, stats, batch_gpu, Wishes(stop.is_set(), due))
         good = verdict.good and state.update_ema()
@@ -283,34 +267,6 @@ def _set_learning_rate(state: TrainState) -> None:
         warm = min(1.0, (state.nimg + state.cfg.train.batch) / (cfg.warmup_kimg * 1000)) if cfg.warmup_kimg else 1.0
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * warm * state.rate
-
-
-def _restore_or_init(state: TrainState, run_dir: Path) -> None:
-    saved = checkpoint.latest_state(run_dir)
-    if saved is not None:
-        state.load_state_dict(saved.tensors, saved.nimg, saved.meta)
-        log.info("resumed from %s at %.3f kimg", saved.path.name, saved.nimg / 1000)
-    elif state.cfg.init:
-        model = checkpoint.load_model(state.cfg.init, device=state.device)
-        taken = grow_from(state.G, dict(model.generator.state_dict()), what=state.cfg.init)
-        grow_from(state.G_ema, dict(model.generator.state_dict()), what=state.cfg.init)
-        if model.discriminator is not None:
-            grow_from(state.D, dict(model.discriminator.state_dict()), what=state.cfg.init)
-        log.info("started from %s: %d of %d tensors of G", state.cfg.init, taken, len(state.G.state_dict()))
-
-
-def _check_config(cfg: RunConfig, run_dir: Path) -> None:
-    """A run goes on only with the configuration it began with. Raises ConfigError naming what differs."""
-    path = run_dir / "config.yaml"
-    if path.exists() and (changed := _changed_lines(path.read_text(encoding="utf-8"), to_yaml(cfg))):
-        raise ConfigError(
-            f"{run_dir} was begun with other values ({'; '.join(changed[:3])}); give the same ones or a new --run-dir"
-        )
-
-
-def _changed_lines(old: str, new: str) -> list[str]:
-    pairs = zip(old.splitlines(), new.splitlines(), strict=False)
-    return [f"was {a.strip()}, now {b.strip()}" for a, b in pairs if a != b and not a.strip().startswith(FREE_KEYS)]
 
 
 def _save_snapshot(state: TrainState, encoder: TextEncoder, run_dir: Path, prompts: list[str]) -> None:

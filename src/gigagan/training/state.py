@@ -40,6 +40,8 @@ class TrainState:
         self.nimg = 0
         self.passed_over = 0
         """Images of the training order left out for good, where losses weren't finite (`guard`)."""
+        self.data = ""
+        """Fingerprint of the set that it learns from."""
         self.rate = 1.0
         """Factor on every learning rate; halved once where losses weren't finite (`guard`)."""
         self.G = Generator(cfg.generator, feature_dim=feature_dim).to(device)
@@ -127,9 +129,9 @@ class TrainState:
         gathered.load_state_dict(tensors, assign=True)
         return gathered.requires_grad_(False).eval()
 
-    def numbers(self) -> dict[str, float]:
+    def numbers(self) -> dict[str, Any]:
         """What besides `nimg`, the tensors and the configuration is the state."""
-        return {"passed_over": self.passed_over, "rate": self.rate}
+        return {"passed_over": self.passed_over, "rate": self.rate, "data": self.data}
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Every tensor of the run, by component; with `nimg`, `numbers` and the configuration it is the whole state."""
@@ -142,7 +144,7 @@ class TrainState:
         return tensors
 
     def load_state_dict(
-        self, tensors: dict[str, dict[str, Tensor]], nimg: int, numbers: Mapping[str, float] | None = None
+        self, tensors: dict[str, dict[str, Tensor]], nimg: int, numbers: Mapping[str, Any] | None = None
     ) -> None:
         """Take over a saved state. Raises CheckpointError when a tensor is missing or of another shape."""
         for name, network in self._networks().items():

@@ -27,6 +27,8 @@ class Stats:
         self.values: dict[str, list[Tensor]] = defaultdict(list)
         self.tick_start = time.monotonic()
         self.cpu_start = time.process_time()
+        self.waited_sec = 0.0
+        """Spent waiting for data since the tick began."""
         self.tick_nimg = -1
 
     def add(self, values: dict[str, Tensor]) -> None:
@@ -37,6 +39,7 @@ class Stats:
     def start(self, nimg: int) -> None:
         """The first tick begins here."""
         self.tick_nimg = nimg
+        self.waited_sec = 0.0
         self.tick_start, self.cpu_start = time.monotonic(), time.process_time()
 
     def forget(self, nimg: int) -> None:
@@ -71,6 +74,7 @@ class Stats:
         row |= {
             "Progress/kimg": nimg / 1000,
             "Timing/images_per_sec": images_per_sec,
+            "Timing/waiting_for_data": self.waited_sec / seconds,
             "Timing/sec_per_kimg": 1000 * seconds / max(images, 1),
             "Timing/cpu_sec_per_kimg": 1000 * (time.process_time() - self.cpu_start) / max(images, 1),
             **extra,
