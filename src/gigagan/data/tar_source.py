@@ -24,6 +24,7 @@ BLOCK = tarfile.BLOCKSIZE
 # Longest extended header (a long name or PAX records) that is read; real ones are below a kilobyte.
 MAX_EXTENDED_BYTES = 65536
 MAX_TEXT_BYTES = 2**20
+MAX_KEY_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
@@ -170,10 +171,13 @@ def _pax(content: bytes) -> dict[str, str]:
 
 
 def _key(name: str) -> tuple[str, str]:
-    """'a/b.c.png' -> ('a/b.c', '.png'), printable."""
+    """'a/b.c.png' -> ('a/b.c', '.png'), printable; a very long one is cut, and told from others by a hash."""
     stem, dot, suffix = name.rpartition(".")
     printable = stem.encode("ascii", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else "?" for c in printable)[:200], (dot + suffix).lower()
+    key = "".join(c if c.isprintable() else "?" for c in printable)
+    if len(key) > MAX_KEY_CHARACTERS:
+        key = f"{key[: MAX_KEY_CHARACTERS - 17]}~{hashlib.sha256(printable.encode()).hexdigest()[:16]}"
+    return key, (dot + suffix).lower()
 
 
 def read_sample(path: Path, key: str, places: Sequence[int]) -> Record:
