@@ -17,6 +17,11 @@ PATIENCE = timedelta(minutes=30)
 """A rank waits so long for the others; the run's own watchdog is quicker (train.max_sec_per_step)."""
 
 
+def available() -> bool:
+    """Whether this build of torch can train in several processes."""
+    return torch.distributed.is_available()
+
+
 def rank() -> int:
     """This process's number."""
     return torch.distributed.get_rank() if _started() else 0

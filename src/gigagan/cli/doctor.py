@@ -70,8 +70,8 @@ def _devices() -> list[Finding]:
     works = float((ones @ ones).sum()) == 8  # a product tells more than a flag
     dtypes = "float32, bfloat16" if works else "float32 alone; leave train.dtype=float32"
     found.append(("dtypes", dtypes, "" if works else "optional"))
-    several = torch.distributed.is_available()
-    ranks = "yes" if several else "this build of torch has no torch.distributed; install another"
+    several = dist.available()
+    ranks = "yes" if several else "this build of torch knows one process alone; install another"
     found.append(("several processes", ranks, "" if several else "optional"))
     return found
 

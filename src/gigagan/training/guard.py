@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from gigagan import dist
 from gigagan.errors import GigaGANError
 from gigagan.training.health import gradients_of, length
+from gigagan.training.sharding import is_sharded, local
 
 BAD_IN_A_ROW = 10
 """So many steps left out one after the other are persistent trouble."""
@@ -50,8 +50,8 @@ def exchange(
     """
     gradients = [gradients_of(optimizer) for optimizer in optimizers]
     # Those of a sharded layer are summed already; each rank has a part of them, and of the square of their length.
-    sharded = [[g.to_local() for g in one if isinstance(g, DTensor)] for one in gradients]
-    plain = [[g for g in one if not isinstance(g, DTensor)] for one in gradients]
+    sharded = [local([g for g in one if is_sharded(g)]) for one in gradients]
+    plain = [[g for g in one if not is_sharded(g)] for one in gradients]
     wished = [losses.new_tensor(float(wish)) for wish in wishes]
     told = torch.stack(
         [losses.to(torch.float32), *wished, *(length(one).square().to(losses.device) for one in sharded)]

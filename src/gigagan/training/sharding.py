@@ -40,6 +40,11 @@ def shard(G: Generator, device: torch.device) -> None:
         sharded.set_force_sum_reduction_for_comms(True)
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether this rank has a part of it alone."""
+    return isinstance(tensor, DTensor)
+
+
 def local(tensors: Sequence[Tensor]) -> list[Tensor]:
     """This rank's part of each tensor; all of it where it isn't sharded."""
     return [t.to_local() if isinstance(t, DTensor) else t for t in tensors]

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from gigagan import dist
 from gigagan.config import OptimizerConfig, RunConfig, Weights
@@ -17,7 +16,7 @@ from gigagan.models.frozen import ImageNetwork
 from gigagan.models.generator import Generator
 from gigagan.models.vision_aided import VisionAidedDiscriminator
 from gigagan.training.contrast import Contrast
-from gigagan.training.sharding import like, local, recompute, shard, whole
+from gigagan.training.sharding import is_sharded, like, local, recompute, shard, whole
 
 
 class TrainState:
@@ -175,7 +174,7 @@ def build_optimizer(network: nn.Module, cfg: OptimizerConfig, *, lazy: float) ->
     groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            kind = ("attention" in name, name.startswith("text."), isinstance(parameter, DTensor))
+            kind = ("attention" in name, name.startswith("text."), is_sharded(parameter))
             groups.setdefault(kind, []).append(parameter)
     return torch.optim.AdamW(
         [
@@ -201,14 +200,14 @@ def updating(network: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[N
     try:
         yield
     finally:
-        if not any(isinstance(parameter, DTensor) for parameter in trained):
+        if not any(is_sharded(parameter) for parameter in trained):
             network.requires_grad_(False)
 
 
 def all_finite(tensors: Sequence[Tensor]) -> bool:
     """Whether every number is finite, on every rank, told from the lengths of the tensors."""
     broken = (~torch.stack(torch._foreach_norm(local(tensors))).isfinite()).sum()
-    if any(isinstance(tensor, DTensor) for tensor in tensors):
+    if any(is_sharded(tensor) for tensor in tensors):
         dist.add_up([broken])
     return not bool(broken)
 
