@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from gigagan import checkpoint, config
 from gigagan.errors import CheckpointError, ConfigError, DataError, GigaGANError
@@ -103,6 +104,27 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
     run(tmp_path, "train.total_kimg=0.016")
     with pytest.raises(ConfigError, match=r"optim_G\.lr was 0\.0025, now 0\.001"):
         run(tmp_path, "train.total_kimg=0.032", "optim_G.lr=0.001")
+
+
+def test_b4_what_may_differ_is_named_one_by_one(tmp_path: Path) -> None:
+    """Row B4: another configuration or set is refused with the difference, unless it is allowed by name."""
+    run(tmp_path, "train.total_kimg=0.008", "data.styleless_prob=0.1")
+    changed = ("train.total_kimg=0.016", "optim_G.lr=0.001")
+    with pytest.raises(ConfigError, match=r"styleless_prob was 0\.1, now 0\.2; optim_G\.lr was 0\.0025, now 0\.001"):
+        run(tmp_path, *changed)
+    cfg = config.load("tiny", (*SHORT, *changed))
+    train(cfg, tmp_path, device=CPU, allow=("optim_G.lr", "data.styleless_prob"))
+
+    folder = tmp_path / "other"
+    folder.mkdir()
+    for k in range(3):
+        Image.new("RGB", (16, 16), (k, k, k)).save(folder / f"{k}.png")
+    lines = [json.dumps({"file_name": f"{k}.png", "text": f"gray {k}"}) for k in range(3)]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    other = config.load("tiny", (*SHORT, "train.total_kimg=0.024", "optim_G.lr=0.001", f"data.path={folder}"))
+    with pytest.raises(ConfigError, match="was begun on other data"):
+        train(other, tmp_path, device=CPU)
+    train(other, tmp_path, device=CPU, allow=("data",))
 
 
 def test_init_takes_the_tensors_that_fit(tmp_path: Path) -> None:

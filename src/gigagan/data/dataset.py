@@ -9,7 +9,7 @@ import hashlib
 import io
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,7 @@ class Mixture:
 
     def read(self, index: int) -> Record:
         number = bisect.bisect_right(self.first, index) - 1
-        return self.sets[number].source.read(index - self.first[number])
+        return replace(self.sets[number].source.read(index - self.first[number]), key=self.key(index))
 
 
 def decode(content: bytes, resolution: int | None) -> UInt8[np.ndarray, "H W C"]:
