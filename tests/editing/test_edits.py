@@ -1,6 +1,5 @@
 """What each edit must leave as it is and what it must change, to the bit where that can be asked."""
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,8 @@ from gigagan.editing import (
     style_factors,
 )
 from gigagan.editing.directions import numbered
+from gigagan.editing.point_file import PointFile
+from gigagan.editing.tensor_file import tensor_bytes
 from gigagan.errors import ConfigError, DataError
 from gigagan.models.adaptive_conv import AdaptiveConv
 from gigagan.models.attention import l2_attention
@@ -269,18 +270,19 @@ def test_directions_are_named_kept_and_read(tmp_path: Path) -> None:
             read.named(names)
 
 
-@pytest.mark.parametrize("content", ["nothing", "other", "names"])
+@pytest.mark.parametrize("content", ["nothing", "other", "point", "names"])
 def test_a_file_of_something_else_is_one_line(tmp_path: Path, content: str) -> None:
     from safetensors.torch import save
 
     path = tmp_path / "d.safetensors"
-    whole = {"format": "gigagan-directions-1", "names": json.dumps(["a"]), "model": ""}
     path.write_bytes(
         {
             "nothing": b"x",
             "other": save({"weight": torch.zeros(2)}),
-            "names": save({"steps": torch.zeros(2, 4)}, whole),
+            "point": PointFile(torch.zeros(3, 4), "x", "").as_bytes(),
+            "names": tensor_bytes("directions", torch.zeros(2, 4), {"names": '["a"]'}),
         }[content]
     )
-    with pytest.raises(DataError, match="holds no directions; expected a file of gigagan edit directions"):
+    message = "1 names for 2 directions" if content == "names" else "expected a file of gigagan edit directions"
+    with pytest.raises(DataError, match=message):
         Directions.read(path)

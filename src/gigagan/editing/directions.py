@@ -10,15 +10,12 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
+from gigagan.editing.tensor_file import read_tensor, tensor_bytes
 from gigagan.errors import ConfigError, DataError
 from gigagan.models.adaptive_conv import AdaptiveConv
 from gigagan.models.generator import Generator
-
-FORMAT = "gigagan-directions-1"
 
 
 @dataclass(frozen=True)
@@ -51,24 +48,20 @@ class Directions:
         return self.steps[self.names.index(name)]
 
     def as_bytes(self) -> bytes:
-        """The file of them, safetensors."""
-        metadata = {"format": FORMAT, "names": json.dumps(self.names), "model": self.model}
-        return save({"steps": self.steps.to(torch.float32).cpu().contiguous()}, metadata)
+        """The file of them."""
+        return tensor_bytes("directions", self.steps, {"names": json.dumps(self.names), "model": self.model})
 
     @classmethod
     def read(cls, path: Path) -> "Directions":
         """From a file. Raises DataError where it isn't one of directions."""
+        steps, said = read_tensor(path, "directions", "edit directions")
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                steps = file.get_tensor("steps")
-            names = json.loads(metadata["names"])
-            whole = metadata["format"] == FORMAT and steps.ndim == 2 and [type(n) for n in names] == [str] * len(steps)
-        except (SafetensorError, KeyError, ValueError, TypeError):
-            whole = False
-        if not whole:
-            raise DataError(f"{path}: holds no directions; expected a file of gigagan edit directions")
-        return cls(steps, names, metadata.get("model", ""))
+            names = [str(name) for name in json.loads(said["names"])]
+        except (KeyError, ValueError, TypeError):
+            names = []
+        if len(names) != len(steps):
+            raise DataError(f"{path}: has {len(names)} names for {len(steps)} directions; find them anew")
+        return cls(steps, names, said.get("model", ""))
 
 
 def principal_directions(w: Float[Tensor, "N S"], count: int) -> Float[Tensor, "K S"]:
