@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gigagan.cli.files import check_place, probe, save_new, write_whole
+from gigagan.cli.files import check_place, probe, save_new, slug, write_whole
 from gigagan.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -85,6 +85,11 @@ class Source:
     def latents(self, pipe: "Pipeline", seed: int, psi: float) -> "Latents":
         """The point of a seed; of a file the one that it holds."""
         return pipe.latents([self.prompt], pipe.z([seed]), psi) if self.point is None else self.point
+
+    @property
+    def slug(self) -> str:
+        """Its part of a file's name."""
+        return slug(Path(self.file).stem or self.prompt)
 
     @property
     def name(self) -> str:

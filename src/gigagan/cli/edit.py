@@ -85,7 +85,7 @@ def mix(
                 b = sources[1].latents(pipe, fine_seed, psi_)
                 for layer in boundaries:
                     what: dict[str, Any] = {"fine": sources[1].name, "fine_seed": fine_seed, "layer": layer}
-                    stem = f"{slug(coarse)}-{seed}-layer-{layer}-{slug(fine)}-{fine_seed}"
+                    stem = f"{sources[0].slug}-{seed}-layer-{layer}-{sources[1].slug}-{fine_seed}"
                     info = edited(pipe, sources[0], seed, psi_, "mix", **what)
                     yield Cell(mixed(a, b, layer), info, stem)
 
@@ -142,7 +142,7 @@ def interpolate(
                 else:
                     point = pipe.latents([sources[0].prompt], slerp(pipe.z([first]), pipe.z([last]), t), psi_)
                 to = {"to": sources[-1].name, "to_seed": last, "t": t} | ({} if end else {"space": space or "z"})
-                stem = f"{slug(start)}-{first}-to-{slug(end or start)}-{last}-{n}"
+                stem = f"{sources[0].slug}-{first}-to-{sources[-1].slug}-{last}-{n}"
                 yield Cell(point, edited(pipe, sources[0], first, psi_, "interpolate", **to), stem)
 
     rows = [f"{sources[0].name} to {sources[-1].name}, seed {a}" if end else f"seed {a} to {b}" for a, b in ways]
@@ -180,7 +180,7 @@ def grid_(
         for i, y in enumerate(shares):
             for j, x in enumerate(shares):
                 info = edited(pipe, sources[0], numbers[0], psi_, "grid", corners=others, x=x, y=y)
-                yield Cell(plane(points, x, y), info, f"{slug(corners[0])}-grid-{numbers[0]}-{i}-{j}")
+                yield Cell(plane(points, x, y), info, f"{sources[0].slug}-grid-{numbers[0]}-{i}-{j}")
 
     names = [source.name for source in sources]
     rows = [f"{names[0]} to {names[1]}", *[""] * (size - 2), f"{names[2]} to {names[3]}"]
@@ -242,7 +242,7 @@ def arithmetic(
             point = source.latents(pipe, seed, psi_)
             for amount in amounts:
                 info = edited(pipe, source, seed, psi_, "arithmetic", strength=amount, **what)
-                stem = f"{slug(start)}-{seed}-plus-{slug(direction[1] if direction else plus[0])}-{amount:g}"
+                stem = f"{source.slug}-{seed}-plus-{slug(direction[1] if direction else plus[0])}-{amount:g}"
                 yield Cell(move(point, step.to(point.ws), amount), info, stem)
 
     columns = [f"{amount:+g}" if amount else "0" for amount in amounts]
