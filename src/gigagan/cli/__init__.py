@@ -33,6 +33,10 @@ COMMANDS = {
         "gigagan.cli.video:video",
         "Film the way from each PROMPT to the next, or from each seed of one PROMPT to the next.",
     ),
+    "ui": (
+        "gigagan.cli.ui:ui",
+        "Open the studio: generate, mix, explore, style tables and films in a browser.",
+    ),
     "show": (
         "gigagan.cli.show:show",
         "Print what a generated picture says about itself: prompt, seed, psi, model and version.",

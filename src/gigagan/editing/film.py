@@ -59,10 +59,10 @@ def film(pipe: Pipeline, moments: Sequence[Moment], *, psi: float = DEFAULT_PSI)
     """
     for start in range(0, len(moments), pipe.micro_batch):
         part = moments[start : start + pipe.micro_batch]
-        with torch.inference_mode():
-            yield pipe.draw(_points(pipe, part, psi))[0]
+        yield pipe.draw(_points(pipe, part, psi))[0]
 
 
+@torch.inference_mode()
 def _points(pipe: Pipeline, moments: Sequence[Moment], psi: float) -> Latents:
     ends = [(pipe.z([m.start.seed]), pipe.z([m.end.seed])) for m in moments]
     same = [m.start.seed == m.end.seed for m in moments]
