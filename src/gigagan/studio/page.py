@@ -33,6 +33,8 @@ CORNERS = (
     "a flat icon of a blue heart",
 )
 MAX_HISTORY = 20
+PICTURE_PX = 340
+SHORT_SEED = 1_000_000  # of the seeds that the page draws: they have to be read and typed
 QUIET: dict[str, Any] = {"api_visibility": "private"}
 """Of every event: the page is the page, programs have the library and the HTTP server."""
 SHOWN_SEC = 8
@@ -63,10 +65,10 @@ def build(desk: Desk, card: str) -> gr.Blocks:
         gr.Markdown(f"# GigaGAN studio\n{name}")
         with gr.Tab("Generate", id="generate"):
             _generate(desk)
-        with gr.Tab("Mix", id="mix"):
-            _mix(desk)
-        with gr.Tab("Explore", id="explore"):
-            _explore(desk)
+        with gr.Tab("Mix", id="mix") as tab:
+            _mix(desk, tab)
+        with gr.Tab("Explore", id="explore") as tab:
+            _explore(desk, tab)
         with gr.Tab("Style table", id="table"):
             _table(desk)
         with gr.Tab("Video", id="video"):
@@ -78,7 +80,32 @@ def build(desk: Desk, card: str) -> gr.Blocks:
 
 
 def _psi() -> gr.Slider:
-    return gr.Slider(0, 1, DEFAULT_PSI, step=0.05, label="psi (1 = all that was learned, less = more typical)")
+    return gr.Slider(0, 1, DEFAULT_PSI, step=0.05, label="psi: less = more typical")
+
+
+def _pictures(label: str, elem_id: str, columns: int) -> gr.Gallery:
+    gr.Markdown(f"**{label}**")
+    return gr.Gallery(
+        show_label=False,
+        label=label,
+        columns=columns,
+        fit_columns=False,
+        format="png",
+        allow_preview=False,
+        buttons=["download_all"],
+        elem_id=elem_id,
+    )
+
+
+def _picture(label: str, elem_id: str, *, height: int | None = PICTURE_PX) -> gr.Image:
+    return gr.Image(
+        label=label,
+        type="filepath",
+        interactive=False,
+        height=height,
+        buttons=["download", "fullscreen"],
+        elem_id=elem_id,
+    )
 
 
 def _generate(desk: Desk) -> None:
@@ -88,25 +115,19 @@ def _generate(desk: Desk) -> None:
         psi = _psi()
         kept = gr.Textbox(label="Keep these seeds", placeholder="click a picture, or write 3, 5, 8-11", elem_id="kept")
     go = gr.Button("Generate", variant="primary", elem_id="go")
-    gallery = gr.Gallery(
-        label="Pictures (click one to keep its seed)", columns=8, format="png", allow_preview=False, elem_id="pictures"
-    )
+    gallery = _pictures("Pictures: click one to keep its seed", "pictures", 8)
     with gr.Row():
-        chosen = gr.Image(
-            label="Chosen", format="png", type="filepath", interactive=False, height=300, elem_id="chosen"
-        )
+        chosen = _picture("Chosen", "chosen")
         download = gr.DownloadButton(
             "Download it, with its prompt and seed inside", interactive=False, elem_id="download"
         )
-    past = gr.Gallery(
-        label="History (click to go back)", columns=10, format="png", allow_preview=False, elem_id="past", height=140
-    )
+    past = _pictures("History: click to go back", "past", 12)
     shown, history = gr.State([]), gr.State([])
 
     @told
     def generate(prompt: str, count: float, psi: float, kept: str, history: list[Any]) -> tuple[Any, ...]:
         seeds = parse_seed_list(kept)[:MAX_PICTURES]
-        seeds += fresh_seeds(max(0, int(count) - len(seeds)))
+        seeds += [seed % SHORT_SEED for seed in fresh_seeds(max(0, int(count) - len(seeds)))]
         paths = desk.pictures(prompt, seeds, psi)
         pictures = [(str(path), f"seed {seed}") for path, seed in zip(paths, seeds, strict=True)]
         history = [(prompt, psi, pictures), *history][:MAX_HISTORY]
@@ -135,7 +156,7 @@ def _first(history: list[Any]) -> list[tuple[str, str]]:
     return [(pictures[0][0], prompt) for prompt, _, pictures in history]
 
 
-def _mix(desk: Desk) -> None:
+def _mix(desk: Desk, tab: gr.Tab) -> None:
     gr.Markdown("Layout and shape from the first prompt, color and texture from the second.")
     with gr.Row():
         coarse = gr.Textbox(label="Coarse layers", value="a 3D render of a red apple", elem_id="coarse")
@@ -143,12 +164,14 @@ def _mix(desk: Desk) -> None:
     with gr.Row():
         seed = gr.Number(0, label="Seed", precision=0, minimum=0)
         psi = _psi()
+    go = gr.Button("Mix", variant="primary", elem_id="mix-go")
     layer = gr.Slider(
         0, desk.num_layers, desk.num_layers // 2, step=1, label="The second prompt takes over at layer", elem_id="layer"
     )
     with gr.Row():
-        picture = gr.Image(label="Mixed", type="filepath", format="png", interactive=False, height=400, elem_id="mixed")
-        every = gr.Gallery(label="At every layer", columns=4, format="png", allow_preview=False, elem_id="layers")
+        picture = _picture("Mixed", "mixed")
+        with gr.Column():
+            every = _pictures("At every layer", "layers", 4)
     mixed = gr.State([])
 
     @told
@@ -161,15 +184,15 @@ def _mix(desk: Desk) -> None:
 
     inputs: list[Any] = [coarse, fine, seed, psi, layer]
     outputs: list[Any] = [mixed, every, picture]
-    go = gr.Button("Mix", variant="primary", elem_id="mix-go")
     go.click(draw, inputs, outputs, **QUIET)
+    tab.select(draw, inputs, outputs, **QUIET)
     for box in (coarse, fine, seed):
         box.submit(draw, inputs, outputs, **QUIET)
     psi.release(draw, inputs, outputs, **QUIET)
     layer.change(move, [mixed, layer], picture, **QUIET, show_progress="hidden", trigger_mode="always_last")
 
 
-def _explore(desk: Desk) -> None:
+def _explore(desk: Desk, tab: gr.Tab) -> None:
     gr.Markdown(
         "Move the pointer, or the arrow keys once the picture has the focus. Where it rests it is drawn larger."
     )
@@ -199,7 +222,11 @@ def _explore(desk: Desk) -> None:
             '<span class="dot" style="left: 50%; top: 50%"></span></div><p class="note" role="status"></p>'
         )
 
-    go.click(lay, [*boxes, kind, seed, psi], pad, **QUIET)
+    inputs: list[Any] = [*boxes, kind, seed, psi]
+    go.click(lay, inputs, pad, **QUIET)
+    tab.select(lay, inputs, pad, **QUIET)
+    for box in boxes:
+        box.submit(lay, inputs, pad, **QUIET)
 
 
 def _table(desk: Desk) -> None:
@@ -210,7 +237,7 @@ def _table(desk: Desk) -> None:
         seed = gr.Number(0, label="Seed", precision=0, minimum=0)
         psi = _psi()
     go = gr.Button("Draw the table", variant="primary", elem_id="table-go")
-    sheet = gr.Image(label="Table", type="filepath", format="png", interactive=False, elem_id="sheet")
+    sheet = _picture("Table", "sheet", height=None)
 
     @told
     def draw(things: str, styles: str, seed: float | None, psi: float) -> str:
@@ -232,7 +259,7 @@ def _video(desk: Desk) -> None:
         loop = gr.Checkbox(True, label="Loop")
         kind = gr.Radio(["webp", "gif", "mp4"], value="webp", label="Format", elem_id="film-kind")
     go = gr.Button("Film", variant="primary", elem_id="film-go")
-    shown = gr.Image(label="Film", type="filepath", interactive=False, height=300, elem_id="film")
+    shown = _picture("Film", "film")
     played = gr.Video(label="Film", visible=False, height=300, autoplay=True, loop=True)
     download = gr.DownloadButton("Download the film", interactive=False, elem_id="film-download")
 
