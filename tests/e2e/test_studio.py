@@ -239,15 +239,17 @@ def test_every_tab_at_desktop_and_phone_width(browser: Any, address: str, device
     visit.page.locator("#go").click()
     visit.wait("document.querySelectorAll('#pictures img').length == 16")
     print(f"sixteen pictures on the page: {time.monotonic() - started:.2f} s")
-    for name, ready in (
-        ("Generate", "true"),
-        ("Mix", "document.querySelector('#mixed img')"),
-        ("Explore", "document.querySelector('#pad img')?.naturalWidth == 512"),
-        ("Style table", "document.querySelector('#table-go')"),
-        ("Video", "document.querySelector('#film-go')"),
-        ("Model card", "true"),
+    for name, button, ready in (
+        ("Generate", "#pictures button.thumbnail-item", "document.querySelector('#chosen img')?.naturalWidth == 64"),
+        ("Mix", "", "document.querySelector('#mixed img')?.naturalWidth == 64"),
+        ("Explore", "", "document.querySelector('#pad img')?.naturalWidth == 512"),
+        ("Style table", "#table-go", "document.querySelector('#sheet img')?.naturalWidth > 1200"),
+        ("Video", "#film-go", "document.querySelector('#film img')?.naturalWidth == 256"),
+        ("Model card", "", "true"),
     ):
         visit.tab(name)
+        if button:
+            visit.page.locator(button).first.click()
         visit.wait(ready)
         visit.page.wait_for_timeout(500)
         visit.page.screenshot(path=SHOTS / f"{device}-{name.lower().replace(' ', '-')}.png", full_page=True)

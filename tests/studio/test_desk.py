@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
+from gigagan import cli
 from gigagan.editing import plane
 from gigagan.errors import ConfigError, GigaGANError, PromptError
 from gigagan.metadata import read_info
 from gigagan.models.frozen import HashedText
 from gigagan.pipeline import Pipeline
 from gigagan.studio import desk as desk_module
+from gigagan.studio.app import serve
 from gigagan.studio.desk import Desk
 from gigagan.studio.gate import Gate
 from gigagan.studio.inputs import lines, parse_seed_list
@@ -219,3 +222,35 @@ def test_a_prompt_that_cant_be_is_told_by_its_kind(desk: Desk) -> None:
     with pytest.raises(PromptError):
         desk.pictures("\ud800", [0], 0.7)
     assert torch.is_grad_enabled()
+
+
+# The command.
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--host", "0.0.0.0"], "--host 0.0.0.0 lets others in; set GIGAGAN_PASSWORD"),
+        (["--host", "0.0.0.0", "--password", "short"], "the password has 5 characters; expected at least 8"),
+        (["--model", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_the_command_refuses(
+    args: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY"):
+        monkeypatch.setenv(name, "")  # so that what the command sets is undone
+    monkeypatch.delenv("GIGAGAN_PASSWORD", raising=False)
+    assert cli.run(["ui", "--port", "0", *args]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_a_port_that_is_taken_is_one_line() -> None:
+    pytest.importorskip("uvicorn")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"127.0.0.1 port {port}: .* give another --host or --port"):
+            serve(Gate(inside, hosts=[], password=""), "127.0.0.1", port, lambda address: None)

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from gigagan.cli.cells import DEVICE, MODEL
-from gigagan.errors import ConfigError, MissingExtra
+from gigagan.errors import ConfigError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MIN_PASSWORD = 8
@@ -41,12 +41,9 @@ def ui(host: str, port: int, password: str | None, model: str, device: str) -> N
         os.environ["GRADIO_TEMP_DIR"] = folder
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-        try:
-            from gigagan.studio import app
-        except ImportError as error:
-            raise MissingExtra(error.name or "gradio", "ui") from None
         from gigagan.checkpoint import find_model
         from gigagan.pipeline import Pipeline
+        from gigagan.studio import app
 
         pipe = Pipeline.from_pretrained(model, device=device)
         card = find_model(model) / "README.md"

@@ -5,12 +5,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-import gradio as gr
-import uvicorn
-from fastapi import FastAPI
-from fastapi.responses import PlainTextResponse, Response
-
-from gigagan.errors import ConfigError, GigaGANError
+from gigagan.errors import ConfigError, GigaGANError, MissingExtra
 from gigagan.pipeline import Pipeline
 from gigagan.studio.desk import Desk
 from gigagan.studio.gate import Gate
@@ -23,7 +18,17 @@ MONO = ["ui-monospace", "monospace"]
 
 
 def make_app(pipe: Pipeline, folder: Path, card: str, *, hosts: tuple[str, ...] = LOOPBACK, password: str = "") -> Gate:
-    """The studio, ASGI. `folder`: where its files may lie, and Gradio's cache is in it (GRADIO_TEMP_DIR)."""
+    """The studio, ASGI. `folder`: where its files may lie, and Gradio's cache is in it (GRADIO_TEMP_DIR).
+
+    Raises MissingExtra without gradio.
+    """
+    try:
+        import gradio as gr
+    except ImportError:
+        raise MissingExtra("gradio", "ui") from None
+    from fastapi import FastAPI
+    from fastapi.responses import PlainTextResponse, Response
+
     desk = Desk(pipe, folder)
     app = FastAPI(openapi_url=None)
 
@@ -54,25 +59,13 @@ def make_app(pipe: Pipeline, folder: Path, card: str, *, hosts: tuple[str, ...] 
     return Gate(app, hosts=hosts, password=password)
 
 
-class _Server(uvicorn.Server):
-    """Says when it listens."""
-
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self.ready = ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """The server's own, then the word."""
-        await super().startup(sockets)
-        if self.started:
-            self.ready()
-
-
 def serve(app: Gate, host: str, port: int, ready: Callable[[str], None]) -> None:
     """Serve until Ctrl-C; `ready` gets the address once it can be opened. Port 0 = any free one.
 
     Raises ConfigError where the address can't be had.
     """
+    import uvicorn
+
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -83,6 +76,14 @@ def serve(app: Gate, host: str, port: int, ready: Callable[[str], None]) -> None
         raise ConfigError(f"{host} port {port}: {error.strerror or error}; give another --host or --port") from None
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listener.getsockname()[1]}/"
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3))
+    own_startup = server.startup
+
+    async def startup(sockets: list[socket.socket] | None = None) -> None:
+        await own_startup(sockets)
+        if server.started:
+            ready(address)
+
+    server.startup = startup  # type: ignore[method-assign]
     with listener:
-        _Server(config, lambda: ready(address)).run(sockets=[listener])
+        server.run(sockets=[listener])

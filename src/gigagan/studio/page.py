@@ -3,15 +3,16 @@
 from collections.abc import Callable
 from functools import wraps
 from importlib import resources
-from typing import Any, ParamSpec, TypeVar
-
-import gradio as gr
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from gigagan import __version__
 from gigagan.errors import GigaGANError
 from gigagan.pipeline import DEFAULT_PSI, fresh_seeds
 from gigagan.studio.desk import MAX_PICTURES, Desk
 from gigagan.studio.inputs import lines, parse_seed_list
+
+if TYPE_CHECKING:
+    import gradio as gr
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -53,13 +54,17 @@ def told(work: Callable[P, R]) -> Callable[P, R]:
         try:
             return work(*args, **kwargs)
         except GigaGANError as error:
+            import gradio as gr
+
             raise gr.Error(str(error), duration=SHOWN_SEC, print_exception=False) from None
 
     return tried
 
 
-def build(desk: Desk, card: str) -> gr.Blocks:
+def build(desk: Desk, card: str) -> "gr.Blocks":
     """All tabs; `card` is the model's, Markdown."""
+    import gradio as gr
+
     name = f"{desk.pipe.resolution} px, model {desk.pipe.model_hash or 'in memory'}, open-gigagan {__version__}"
     with gr.Blocks(title="GigaGAN studio", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown(f"# GigaGAN studio\n{name}")
@@ -79,11 +84,15 @@ def build(desk: Desk, card: str) -> gr.Blocks:
     return page
 
 
-def _psi() -> gr.Slider:
+def _psi() -> "gr.Slider":
+    import gradio as gr
+
     return gr.Slider(0, 1, DEFAULT_PSI, step=0.05, label="psi: less = more typical")
 
 
-def _pictures(label: str, elem_id: str, columns: int) -> gr.Gallery:
+def _pictures(label: str, elem_id: str, columns: int) -> "gr.Gallery":
+    import gradio as gr
+
     gr.Markdown(f"**{label}**")
     return gr.Gallery(
         show_label=False,
@@ -97,7 +106,9 @@ def _pictures(label: str, elem_id: str, columns: int) -> gr.Gallery:
     )
 
 
-def _picture(label: str, elem_id: str, *, height: int | None = PICTURE_PX) -> gr.Image:
+def _picture(label: str, elem_id: str, *, height: int | None = PICTURE_PX) -> "gr.Image":
+    import gradio as gr
+
     return gr.Image(
         label=label,
         type="filepath",
@@ -109,6 +120,8 @@ def _picture(label: str, elem_id: str, *, height: int | None = PICTURE_PX) -> gr
 
 
 def _generate(desk: Desk) -> None:
+    import gradio as gr
+
     prompt = gr.Textbox(label="Prompt", value=CORNERS[0], lines=1, max_lines=1, autofocus=True, elem_id="prompt")
     with gr.Row():
         count = gr.Slider(1, MAX_PICTURES, 16, step=1, label="Pictures")
@@ -156,7 +169,9 @@ def _first(history: list[Any]) -> list[tuple[str, str]]:
     return [(pictures[0][0], prompt) for prompt, _, pictures in history]
 
 
-def _mix(desk: Desk, tab: gr.Tab) -> None:
+def _mix(desk: Desk, tab: "gr.Tab") -> None:
+    import gradio as gr
+
     gr.Markdown("Layout and shape from the first prompt, color and texture from the second.")
     with gr.Row():
         coarse = gr.Textbox(label="Coarse layers", value="a 3D render of a red apple", elem_id="coarse")
@@ -192,7 +207,9 @@ def _mix(desk: Desk, tab: gr.Tab) -> None:
     layer.change(move, [mixed, layer], picture, **QUIET, show_progress="hidden", trigger_mode="always_last")
 
 
-def _explore(desk: Desk, tab: gr.Tab) -> None:
+def _explore(desk: Desk, tab: "gr.Tab") -> None:
+    import gradio as gr
+
     gr.Markdown(
         "Move the pointer, or the arrow keys once the picture has the focus. Where it rests it is drawn larger."
     )
@@ -230,6 +247,8 @@ def _explore(desk: Desk, tab: gr.Tab) -> None:
 
 
 def _table(desk: Desk) -> None:
+    import gradio as gr
+
     with gr.Row():
         things = gr.Textbox(label="Things, one a line", value="a red apple\na rocket\na cat", lines=9, elem_id="things")
         styles = gr.Textbox(label="Styles, one a line; {} is the thing", value="\n".join(STYLES), lines=9)
@@ -247,6 +266,8 @@ def _table(desk: Desk) -> None:
 
 
 def _video(desk: Desk) -> None:
+    import gradio as gr
+
     with gr.Row():
         prompts = gr.Textbox(
             label="Prompts, one a line", value="a red apple\na blue heart", lines=4, elem_id="film-prompts"
