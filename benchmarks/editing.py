@@ -9,7 +9,7 @@ mixing      "a 3D render of X" (layers before the boundary) with "a black and wh
 arithmetic  w("a flat icon of X") - w("a 3D render of X"), conditional means, times a strength, added to "a 3D render of
             Y"; X is another concept for each Y.
 projection  pictures drawn at psi 1 are projected from their prompts alone; the distance is the evaluator's, through
-            Lite1, which the projection doesn't look through.
+            Lite1, which the projection doesn't look through. Beside them real pictures, from their captions.
 """
 
 import argparse
@@ -27,7 +27,8 @@ from gigagan.cli.evaluate import MIN_RES, open_evaluator
 from gigagan.data.weights import fetch
 from gigagan.editing import difference, mix, move, project
 from gigagan.evaluation.evaluator import Evaluator
-from gigagan.evaluation.features import Features, perceptual_distance
+from gigagan.evaluation.features import Features, as_batch, perceptual_distance
+from gigagan.evaluation.real import Captioned
 from gigagan.models.frozen import load_efficientnet_lite
 from gigagan.models.latents import Latents
 from gigagan.pipeline import DEFAULT_PSI, Pipeline
@@ -41,13 +42,15 @@ STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0)
 TOP = 5
 BARS = {"mixing, style": 0.7, "mixing, concept kept": 0.7, "arithmetic, style": 0.6, "projection, found": 0.9}
 BATCH = 20
+REAL = 20
+"""Real pictures to project."""
 
 
 def main() -> int:
     """Measure, print, write; 0 if every bar that was measured held."""
     arguments = _arguments()
     pipe = Pipeline.from_pretrained(arguments.model)
-    _, evaluator = open_evaluator(arguments.data, max(MIN_RES, pipe.resolution), pipe)
+    data, evaluator = open_evaluator(arguments.data, max(MIN_RES, pipe.resolution), pipe)
     names, things = _concepts(evaluator, arguments.num)
     reader = Reader(pipe, evaluator, names)
     measured: dict[str, Any] = {
@@ -60,7 +63,10 @@ def main() -> int:
         "arithmetic": arithmetic(pipe, reader, things, arguments.psi),
     }
     if arguments.project:
-        measured["projection"] = projection(pipe, evaluator, things[: arguments.project])
+        measured["projection"] = projection(pipe, evaluator, *generated(pipe, things[: arguments.project]))
+        measured["projection of real pictures"] = projection(
+            pipe, evaluator, *held_out(evaluator, data, pipe.resolution)
+        )
     verdicts = judged(measured)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(measured | {"verdicts": verdicts}, indent=2) + "\n")
@@ -157,13 +163,11 @@ def arithmetic(pipe: Pipeline, read: Reader, things: Sequence[str], psi: float) 
     return rows
 
 
-def projection(pipe: Pipeline, evaluator: Evaluator, things: Sequence[str]) -> dict[str, float]:
-    """Pictures within a quarter of the mean distance between two."""
+def projection(pipe: Pipeline, evaluator: Evaluator, prompts: Sequence[str], img: Tensor) -> dict[str, float]:
+    """How near pictures are found from their prompts, in units of the mean distance between two of them."""
     fetch("lite0", progress=True)
     network = load_efficientnet_lite("lite0", pipe.device)
-    prompts = [COARSE[1].format(thing) for thing in things]
-    img = pipe.draw(pipe.latents(prompts, pipe.z(range(len(prompts))), 1.0))[0]
-    start = _points(pipe, COARSE[1], things, 0.0)
+    start = pipe.latents(prompts, pipe.z([0] * len(prompts)), 0.0)
     parts = [slice(n, n + BATCH) for n in range(0, len(img), BATCH)]
     found = Latents.join([project(pipe.generator, start[p], img[p], network) for p in tqdm(parts, desc="projected")])
 
@@ -181,6 +185,21 @@ def projection(pipe: Pipeline, evaluator: Evaluator, things: Sequence[str]) -> d
         "mean of the prompts alone": float(before.mean()),
         "found by the prompts alone": _share((before <= 0.25).tolist()),
     }
+
+
+def generated(pipe: Pipeline, things: Sequence[str]) -> tuple[list[str], Tensor]:
+    """Prompts, and their pictures without truncation."""
+    prompts = [COARSE[1].format(thing) for thing in things]
+    return prompts, pipe.draw(pipe.latents(prompts, pipe.z(range(len(prompts))), 1.0))[0]
+
+
+def held_out(evaluator: Evaluator, data: Captioned, resolution: int) -> tuple[list[str], Tensor]:
+    """Captions and real pictures of pairs that training hasn't seen, drawn by a fixed seed."""
+    pictures = [p for p in evaluator.real.pictures if p.split == "test_pair"]
+    order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))[:REAL].tolist()
+    img = as_batch([data[pictures[n].index].image for n in order])
+    assert img.shape[-1] == resolution, img.shape
+    return [pictures[n].caption for n in order], img
 
 
 def judged(measured: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -122,6 +122,8 @@ def deliver(
     pipe: "Pipeline", cells: Iterator[Cell], rows: Sequence[str], columns: Sequence[str], out: Path, grid: Path | None
 ) -> None:
     """Draw the cells, row by row, and write a file for each, or one labeled sheet."""
+    from tqdm import tqdm
+
     from gigagan.grid import labelled_grid
     from gigagan.metadata import png_bytes, sheet_bytes
 
@@ -132,7 +134,7 @@ def deliver(
     infos = []
     for cell, image in _drawn(pipe, cells, len(rows) * len(columns)):
         if grid is None:
-            click.echo(save_new(out, cell.stem, png_bytes(image, cell.info)))
+            tqdm.write(str(save_new(out, cell.stem, png_bytes(image, cell.info))), file=sys.stdout)
         else:
             images.append(image)
             infos.append(cell.info)
@@ -159,7 +161,7 @@ def _drawn(pipe: "Pipeline", cells: Iterator[Cell], count: int) -> "Iterator[tup
     from gigagan.models.latents import Latents
     from gigagan.pipeline import to_pil
 
-    with tqdm(total=count, unit="img", disable=None, file=sys.stderr) as bar:
+    with tqdm(total=count, unit="img", disable=None) as bar:
         while part := list(islice(cells, pipe.micro_batch)):
             pictures = to_pil(pipe.draw(Latents.join([cell.point for cell in part]))[0])
             yield from zip(part, pictures, strict=True)

@@ -39,9 +39,11 @@ def l2_attention(
     d = q.shape[-1]
     norm = k.to(torch.float32).square().sum(dim=-1, keepdim=True)
     if key_mask is not None:
+        shown = key_mask
         if key_mask.is_floating_point():
             norm = norm - math.sqrt(d) * key_mask.to(torch.float32).log()[:, None, :, None]
-        norm = norm.masked_fill((key_mask == 0)[:, None, :, None], MASKED_NORM)
+            shown = key_mask > 0
+        norm = norm.masked_fill(~shown[:, None, :, None], MASKED_NORM)
     if not fused:
         logits = (q * (2 / math.sqrt(d))) @ k.transpose(2, 3) + (norm / -math.sqrt(d)).transpose(2, 3)  # float32
         return logits.softmax(dim=3).to(v.dtype) @ v
