@@ -154,12 +154,11 @@ class SynthesisNetwork(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> list[Tensor]:
         x = self.input.to(dtype).expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
-        t_local = t_local.to(dtype)
         pyramid: list[Tensor] = []
         start = 0
         for level, num_blocks in zip(self.levels.values(), self.blocks, strict=True):
             end = start + num_blocks
-            x, rgb = level(x, ws[:, start:end], t_local[:, end - 1], text_mask[:, end - 1])
+            x, rgb = level(x, ws[:, start:end], t_local[:, end - 1].to(dtype), text_mask[:, end - 1])
             # Unstated: levels accumulate, as StyleGAN2's skip generator; summed in float32.
             rgb = rgb.to(torch.float32)
             pyramid.insert(0, rgb if not pyramid else rgb + upsample(pyramid[0]))

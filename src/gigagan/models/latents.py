@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from gigagan.models.text import TextCondition
@@ -20,14 +20,13 @@ class Latents:
     ws: Float[Tensor, "N L S"]
     t_local: Float[Tensor, "N L T D"]
     """Words; the attention of a side reads those of its last layer."""
-    mask: Bool[Tensor, "N L T"] | Float[Tensor, "N L T"]
+    mask: Float[Tensor, "N L T"]
     """Share of each word in the attention: 1 = a word of the prompt, 0 = none, between where prompts are blended."""
 
     @classmethod
     def everywhere(cls, w: Float[Tensor, "N S"], condition: TextCondition, num_layers: int) -> "Latents":
         """The same style and words at every layer, as training has it."""
-        mask = condition.mask.to(torch.float32)
-        parts = (w, condition.t_local, mask)
+        parts = (w, condition.t_local, condition.mask.to(torch.float32))
         return cls(*(x[:, None].expand(-1, num_layers, *x.shape[1:]) for x in parts))
 
     @classmethod
