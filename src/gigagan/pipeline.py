@@ -9,7 +9,7 @@ import math
 import operator
 import secrets
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from gigagan.model_files import hash_of_parts
 from gigagan.models.frozen import TextEncoder
 from gigagan.models.generator import Generator
 from gigagan.models.inference import prepared
+from gigagan.models.latents import Latents
 from gigagan.models.layers import to_uint8
 from gigagan.models.text import TextCondition
 
@@ -107,9 +108,8 @@ class Pipeline:
         self.index = dict(index or {})
         self.micro_batch = micro_batch or micro_batch_size(generator, self.device)
         self._drawing = prepared(generator, dtype, pack=not compiled)
-        self._synthesize = (
-            torch.compile(self._drawing.synthesize, dynamic=False) if compiled else self._drawing.synthesize
-        )
+        synthesis = self._drawing.synthesis
+        self._synthesize = torch.compile(synthesis, dynamic=False) if compiled else synthesis
         self._prompts: OrderedDict[str, _Prompt] = OrderedDict()
 
     @classmethod
@@ -180,12 +180,49 @@ class Pipeline:
 
         size = self.micro_batch
         pyramids = [
-            self._draw(prompts[start : start + size], numbers[start : start + size], psi, size)
+            self.draw(self.latents(prompts[start : start + size], self.z(numbers[start : start + size]), psi))
             for start in range(0, len(prompts), size)
         ]
         pyramid = [torch.cat(levels) for levels in zip(*pyramids, strict=True)]
         warnings = [message for p in dict.fromkeys(prompts) if (message := self.cut(p))]
         return PipelineOutput(_as_type(pyramid[0], output_type), prompts, numbers, psi, pyramid, warnings)
+
+    def z(self, seeds: Iterable[int]) -> Tensor:
+        """The latents [N, Z] of seeds. Raises ConfigError for a seed that can't be."""
+        return torch.cat([latent(check_seed(seed), self._drawing.cfg.z_dim) for seed in seeds]).to(self.device)
+
+    @torch.inference_mode()
+    def latents(self, prompts: Sequence[str], z: Tensor, psi: float = DEFAULT_PSI) -> Latents:
+        """The points that `draw` draws: prompt n with z[n], truncated. The prompts aren't checked (`check`)."""
+        assert len(prompts) == len(z) > 0, (len(prompts), len(z))
+        encoded = [self._encode(p) for p in prompts]
+        condition = TextCondition(
+            torch.cat([p.condition.t_local for p in encoded]),
+            torch.cat([p.condition.mask for p in encoded]),
+            torch.cat([p.condition.t_global for p in encoded]),
+        )
+        w_mean = torch.cat([p.w_mean for p in encoded])
+        mapping = self._drawing.mapping
+        ws = [mapping(*part) for part in self._micro_batches(z, condition.t_global)]
+        w = truncate(torch.cat(ws)[: len(z)], w_mean, mapping.w_avg, psi)
+        return Latents.everywhere(w, condition, self._drawing.num_ws)
+
+    @torch.inference_mode()
+    def draw(self, latents: Latents) -> list[Tensor]:
+        """The pyramid of each point, uint8 [N, 3, r, r] on the CPU, index 0 = full resolution."""
+        pyramids = [
+            [to_uint8(level).cpu() for level in self._synthesize(*part, dtype=self.dtype)]
+            for part in self._micro_batches(latents.ws, latents.t_local, latents.mask)
+        ]
+        return [torch.cat(levels)[: len(latents)] for levels in zip(*pyramids, strict=True)]
+
+    def _micro_batches(self, *tensors: Tensor) -> Iterator[list[Tensor]]:
+        """Tensors in parts of `micro_batch` rows, the last padded with its last row."""
+        size = self.micro_batch
+        for start in range(0, len(tensors[0]), size):
+            part = [x[start : start + size] for x in tensors]
+            short = size - len(part[0])
+            yield [torch.cat([x, x[-1:].expand(short, *x.shape[1:])]) if short else x for x in part]
 
     def check(self, prompt: str | Sequence[str] | None) -> list[str]:
         """The prompts as a list; of an unconditional model one empty one. Raises PromptError where they can't be."""
@@ -207,21 +244,6 @@ class Pipeline:
             return ""
         short = prompt if len(prompt) <= 60 else f"{prompt[:57]}..."
         return f"{short!r} has {count} tokens, the text encoder takes {most}: the last {count - most} were dropped"
-
-    def _draw(self, prompts: list[str], seeds: list[int], psi: float, size: int) -> list[Tensor]:
-        """One micro-batch: at most `size` pictures, padded with the last, as a uint8 pyramid on the CPU."""
-        padding = size - len(prompts)
-        encoded = [self._encode(p) for p in prompts + prompts[-1:] * padding]
-        z = torch.cat([latent(seed, self._drawing.cfg.z_dim) for seed in seeds + seeds[-1:] * padding])
-        condition = TextCondition(
-            torch.cat([p.condition.t_local for p in encoded]),
-            torch.cat([p.condition.mask for p in encoded]),
-            torch.cat([p.condition.t_global for p in encoded]),
-        )
-        w = self._drawing.mapping(z.to(self.device), condition.t_global)
-        w = truncate(w, torch.cat([p.w_mean for p in encoded]), self._drawing.mapping.w_avg, psi)
-        pyramid = self._synthesize(w, condition, dtype=self.dtype)
-        return [to_uint8(level[: len(prompts)]).cpu() for level in pyramid]
 
     def _encode(self, prompt: str) -> _Prompt:
         """Text condition and conditional mean of a prompt, kept for the last CACHED_PROMPTS prompts."""
