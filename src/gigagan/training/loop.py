@@ -134,7 +134,8 @@ def _run(
     saver.save(state)
     saver.finish()
     dist.barrier()  # no rank leaves before the state is whole
-    if stop.number != signal.SIGTERM:  # whoever sends that one doesn't wait for pictures
+    # Whoever sends SIGTERM doesn't wait for pictures; and of a sharded G all ranks would have to agree to gather it.
+    if not stopping or (stop.number == signal.SIGINT and not cfg.train.shard_G):
         _save_snapshot(state, encoder, run_dir, prompts)
     stream.close()
     stats.close()
