@@ -130,6 +130,10 @@ class Pipeline:
         arithmetic = _dtype(dtype)
         device = dist.device(device) if isinstance(device, str) else device
         model = load_model(path, device, discriminator=False)
+        if model.generator is None:
+            raise ConfigError(
+                f"{path}: holds an upsampler alone and draws no prompt; use gigagan upsample --model {path}"
+            )
         return cls(model.generator, model.text_encoder, dtype=arithmetic, index=model.index, compiled=compiled)
 
     def save_pretrained(self, path: str | Path, *, dtype: torch.dtype = torch.float32) -> Path:

@@ -8,18 +8,18 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
-from PIL import Image
+from pydantic import BaseModel
 
-from gigagan import checkpoint, dist
+from gigagan import checkpoint, config, dist
 from gigagan.config import RunConfig, to_yaml
-from gigagan.data.dataset import CaptionedImages, open_dataset, packaged_pictures
+from gigagan.data.dataset import open_dataset, packaged_pictures
 from gigagan.data.features import CaptionFeatures
 from gigagan.data.loader import Batch, batches
 from gigagan.errors import ConfigError
-from gigagan.grid import labelled_grid
 from gigagan.models.frozen import TextEncoder, TextFeatures, build_text_encoder
-from gigagan.pipeline import Pipeline
+from gigagan.models.upsampler import Upsampler
 from gigagan.training.contrast import build_critics
+from gigagan.training.grids import SampleGrid, sample_grid
 from gigagan.training.health import alarms, examine, gradient_norm
 from gigagan.training.micro_batches import micro_batches
 from gigagan.training.state import TrainState, grow_from, updating
@@ -28,7 +28,6 @@ from gigagan.training.steps import discriminator_step, generator_step
 
 log = logging.getLogger(__name__)
 
-GRID_SEEDS = (0, 1, 2, 3)
 # What a run may change between its parts: how far it goes, where its data lies, how often it reports.
 FREE_KEYS = (
     "init",
@@ -55,7 +54,9 @@ def train(cfg: RunConfig, run_dir: Path, *, device: torch.device) -> None:
     snapshot, a model directory with the running average of G (and D, to train on from).
     """
     resolution = cfg.generator.resolution
-    dataset = open_dataset(cfg.data.path or packaged_pictures(), split=cfg.data.split, resolution=resolution)
+    dataset = open_dataset(
+        cfg.data.path or packaged_pictures(), split=cfg.data.split, resolution=resolution, enlarge=not cfg.data.crop
+    )
     torch.manual_seed(cfg.train.seed)  # the networks' first weights
     encoder = build_text_encoder(cfg.text, device, classes=dataset.classes)
     if not dataset.captioned and encoder.name != "none":
@@ -70,7 +71,7 @@ def train(cfg: RunConfig, run_dir: Path, *, device: torch.device) -> None:
     )
     _check_config(cfg, run_dir)
     _restore_or_init(state, run_dir)
-    prompts = list(cfg.train.grid_prompts) or _first_captions(dataset)
+    show = sample_grid(cfg, dataset, encoder)
     order = {"seed": cfg.train.seed, "start_nimg": state.nimg, "rank": dist.rank(), "world": dist.world_size()}
     stream = batches(cfg.data, dataset, resolution=resolution, batch=cfg.train.batch, **order)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -94,12 +95,12 @@ def train(cfg: RunConfig, run_dir: Path, *, device: torch.device) -> None:
                 if ticks % cfg.train.checkpoint_ticks == 0:
                     _save_state(state, run_dir)
                 if ticks % cfg.train.snapshot_ticks == 0:
-                    _save_snapshot(state, encoder, run_dir, prompts)
+                    _save_snapshot(state, encoder, run_dir, show)
 
     if stats.images(state.nimg):
         stats.tick(state.nimg, {"Progress/bad_samples": float(stream.bad.count)})
     _save_state(state, run_dir)
-    _save_snapshot(state, encoder, run_dir, prompts)
+    _save_snapshot(state, encoder, run_dir, show)
     stats.close()
 
 
@@ -173,7 +174,10 @@ def _restore_or_init(state: TrainState, run_dir: Path) -> None:
         log.info("resumed from %s at %.3f kimg", saved.path.name, saved.nimg / 1000)
     elif state.cfg.init:
         model = checkpoint.load_model(state.cfg.init, device=state.device)
-        taken = grow_from(state.G, dict(model.generator.state_dict()), what=state.cfg.init)
+        network = model.upsampler if isinstance(state.G, Upsampler) else model.generator
+        if network is None:
+            raise ConfigError(f"init: {state.cfg.init} holds no {type(state.G).__name__.lower()}; give one that does")
+        taken = grow_from(state.G, dict(network.state_dict()), what=state.cfg.init)
         state.G_ema.load_state_dict(state.G.state_dict())
         if model.discriminator is not None:
             grow_from(state.D, dict(model.discriminator.state_dict()), what=state.cfg.init)
@@ -183,15 +187,22 @@ def _restore_or_init(state: TrainState, run_dir: Path) -> None:
 def _check_config(cfg: RunConfig, run_dir: Path) -> None:
     """A run goes on only with the configuration it began with. Raises ConfigError naming what differs."""
     path = run_dir / "config.yaml"
-    if path.exists() and (changed := _changed_lines(path.read_text(encoding="utf-8"), to_yaml(cfg))):
+    if path.exists() and (changed := _changed(config.load(str(path)), cfg)):
         raise ConfigError(
             f"{run_dir} was begun with other values ({'; '.join(changed[:3])}); give the same ones or a new --run-dir"
         )
 
 
-def _changed_lines(old: str, new: str) -> list[str]:
-    pairs = zip(old.splitlines(), new.splitlines(), strict=False)
-    return [f"was {a.strip()}, now {b.strip()}" for a, b in pairs if a != b and not a.strip().startswith(FREE_KEYS)]
+def _changed(old: BaseModel, new: BaseModel, prefix: str = "") -> list[str]:
+    """What differs between two trees and isn't free to; keys that a newer version added have their defaults in both."""
+    changed = []
+    for key, value in new:
+        before, name = getattr(old, key, None), f"{prefix}{key}"
+        if isinstance(value, BaseModel) and isinstance(before, BaseModel):
+            changed += _changed(before, value, f"{name}.")
+        elif before != value and key not in FREE_KEYS:
+            changed.append(f"was {name}: {before}, now {name}: {value}")
+    return changed
 
 
 def _save_state(state: TrainState, run_dir: Path) -> None:
@@ -202,25 +213,23 @@ def _save_state(state: TrainState, run_dir: Path) -> None:
     )
 
 
-def _save_snapshot(state: TrainState, encoder: TextEncoder, run_dir: Path, prompts: list[str]) -> None:
+def _save_snapshot(state: TrainState, encoder: TextEncoder, run_dir: Path, show: SampleGrid) -> None:
     if dist.rank():
         return
     provenance = {"kimg": state.nimg / 1000, "config": state.cfg.model_dump(mode="json")}
+    upsampler, generator = (state.G_ema, None) if isinstance(state.G_ema, Upsampler) else (None, state.G_ema)
     checkpoint.save_model(
-        run_dir / "model", state.G_ema, encoder, provenance=provenance, dtype=torch.float32, discriminator=state.D
+        run_dir / "model",
+        generator,
+        encoder,
+        provenance=provenance,
+        dtype=torch.float32,
+        discriminator=state.D,
+        upsampler=upsampler,
     )
-    pipe = Pipeline(state.G_ema, encoder)
-    rows: list[list[Image.Image]] = []
-    for prompt in prompts:
-        rows.append(list(pipe(prompt or None, seeds=GRID_SEEDS, truncation_psi=1).images))
     folder = run_dir / "grids"
     folder.mkdir(exist_ok=True)
-    labelled_grid(rows, rows=prompts, columns=[f"seed {s}" for s in GRID_SEEDS]).save(folder / f"{state.nimg:09d}.png")
-
-
-def _first_captions(dataset: CaptionedImages) -> list[str]:
-    step = max(len(dataset) // 8, 1)
-    return list(dict.fromkeys(dataset[i].captions[0].text for i in range(0, len(dataset), step)))[:8]
+    show(state.G_ema).save(folder / f"{state.nimg:09d}.png")
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

@@ -1,6 +1,6 @@
 """All that a run carries from step to step: networks, running average, optimizers, images seen."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from gigagan.errors import CheckpointError
 from gigagan.losses import ema_decay
 from gigagan.models.discriminator import Discriminator
 from gigagan.models.frozen import ImageNetwork
-from gigagan.models.generator import Generator
+from gigagan.models.networks import build_generator
 from gigagan.models.vision_aided import VisionAidedDiscriminator
 from gigagan.training.contrast import Contrast
 
@@ -35,11 +35,11 @@ class TrainState:
         self.image_network = image_network
         self.contrast = contrast
         self.nimg = 0
-        self.G = Generator(cfg.generator, feature_dim=feature_dim).to(device)
-        self.D = Discriminator(cfg.discriminator, resolution=cfg.generator.resolution, feature_dim=feature_dim).to(
-            device
-        )
-        self.G_ema = Generator(cfg.generator, feature_dim=feature_dim).to(device).requires_grad_(False).eval()
+        self.G = build_generator(cfg.generator, feature_dim=feature_dim).to(device)
+        self.D = Discriminator(
+            cfg.discriminator, resolution=cfg.judged_side, feature_dim=feature_dim, levels=cfg.generator.levels
+        ).to(device)
+        self.G_ema = build_generator(cfg.generator, feature_dim=feature_dim).to(device).requires_grad_(False).eval()
         self.G_ema.load_state_dict(self.G.state_dict())
         _freeze_stages(self.D, cfg.train.freeze_D)
         # Lazy regularization adds a D step in r1_interval; Adam's rate and memory shrink alike (StyleGAN2).
@@ -58,7 +58,10 @@ class TrainState:
             self.judges.append((self.V, self.opt_V))
         # R1 stays uncompiled: what torch.compile makes has no second derivative. Each of the few lengths that captions
         # are padded to is compiled by itself: shapes left open fail in torch 2.13.
-        self.synthesize = torch.compile(self.G.synthesize, dynamic=False) if cfg.train.compile else self.G.synthesize
+        self.synthesize: Callable[..., list[Tensor]] = (
+            torch.compile(self.G.synthesize, dynamic=False) if cfg.train.compile else self.G.synthesize
+        )
+        """(w, condition, what an upsampler is given, dtype=) to a pyramid."""
         self.phi = torch.compile(self.D.phi, dynamic=False) if cfg.train.compile else self.D.phi
         self.G.requires_grad_(False)  # until `updating` says whose turn it is
         self.D.requires_grad_(False)
