@@ -136,7 +136,7 @@ def test_an_upsampler_trains_goes_on_and_is_a_model(tmp_path: Path) -> None:
     # Finished on whole pictures, of which D sees a window: every tensor of the crops' run fits.
     cfg = ["data.crop=0", "discriminator.window=16", "discriminator.blocks=[1,1,1]"]
     up(tmp_path / "crops", 0.016, "data.crop=16", "discriminator.blocks=[1,1,1]")
-    up(tmp_path / "finish", 0.016, *cfg, f"init={tmp_path / 'crops' / 'model'}")
+    up(tmp_path / "finish", 0.016, *cfg, "train.kimg_per_tick=0.008", f"init={tmp_path / 'crops' / 'model'}")
     rows = [json.loads(line) for line in (tmp_path / "finish" / "stats.jsonl").read_text().splitlines()]
     assert {"Health/G/picture_spread", "Logits/real/0_3", "Loss/G/paired_l1"} <= set(rows[0])
 

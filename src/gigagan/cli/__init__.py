@@ -29,6 +29,7 @@ COMMANDS = {
         "gigagan.cli.show:show",
         "Print what a generated picture says about itself: prompt, seed, psi, model and version.",
     ),
+    "upsample": ("gigagan.cli.upsample:upsample", "Make pictures larger and print the paths of the new ones."),
     "evaluate": (
         "gigagan.cli.evaluate:evaluate",
         "Measure MODEL (a directory, or emoji: the one in the package), each figure beside the same of real pictures.",
