@@ -110,7 +110,8 @@ def read_photo(path: Path) -> Photo:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures and odd metadata; there are limits of our own
-            with Image.open(path) as image:
+            # Of a path Pillow maps some TIFFs into memory, and then forgets to turn them.
+            with path.open("rb") as file, Image.open(file) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise DataError(
@@ -158,7 +159,8 @@ def _upright(image: Image.Image) -> Photo:
         turned = turned.convert("LA") if gray else turned
     else:
         turned = turned.convert("L" if mode in ("1", "L") else "RGB")
-    return Photo(turned, icc, stored)
+    space = b"RGB " if turned.mode.startswith("RGB") else b"GRAY"
+    return Photo(turned, icc if icc[16:20] == space else b"", stored)  # a profile of other colors says nothing of these
 
 
 def _cmyk_to_rgb(image: Image.Image, icc: bytes) -> Image.Image:
