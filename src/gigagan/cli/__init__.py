@@ -34,6 +34,10 @@ COMMANDS = {
         "gigagan.cli.evaluate:evaluate",
         "Measure MODEL (a directory, or emoji: the one in the package), each figure beside the same of real pictures.",
     ),
+    "evaluate-upsampler": (
+        "gigagan.cli.evaluate_upsampler:evaluate_upsampler",
+        "Measure the upsampler of MODEL on held-out pictures, beside bicubic and Lanczos.",
+    ),
     "config": ("gigagan.cli.config:config", "Print every key of PRESET with KEY=VALUE overrides applied."),
     "info": (
         "gigagan.cli.info:info",
