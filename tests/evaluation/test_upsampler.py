@@ -53,7 +53,7 @@ def test_the_true_picture_is_perfect_and_anothers_is_not(items: list[Pair], rand
     assert len(steps) == 4
     ours, wrong, bicubic = (measured.scores[method] for method in (OURS, WRONG, BICUBIC))
     assert ours.psnr > 130
-    assert ours.ssim == pytest.approx(1)
+    assert ours.ssim == pytest.approx(1, abs=1e-3)  # in float32, of a variance that cancels
     assert ours.perceptual == pytest.approx(0, abs=1e-6)
     assert ours.consistency == 0
     assert wrong.psnr < bicubic.psnr < ours.psnr

@@ -103,3 +103,11 @@ def test_noise_it_was_not_trained_with_is_refused(enlarger: Enlarger, request_: 
 def test_a_scale_that_is_no_power_of_two_is_refused(enlarger: Enlarger) -> None:
     with pytest.raises(ConfigError, match="scale is 3"):
         enlarger.passes(3)
+
+
+def test_bfloat16_is_close_to_float32(enlarger: Enlarger) -> None:
+    img = picture(24, 24)
+    exact = enlarged(enlarger, img, 4)
+    rough = enlarged(Enlarger(enlarger.upsampler, enlarger.text_encoder, dtype=torch.bfloat16), img, 4)
+    assert rough.dtype == torch.float32
+    assert (rough - exact).abs().mean() < 0.02
