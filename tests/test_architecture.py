@@ -36,7 +36,7 @@ ONLY_IN = {
         "training/loop.py"
     ],
     r"\b(import|from) yaml\b|\byaml\.": ["config/load.py"],
-    r"\b(import|from) (fastapi|starlette|uvicorn)\b": ["serving/*"],
+    r"\b(import|from) (fastapi|starlette|uvicorn)\b": ["serving/*", "studio/app.py"],
     r"\b(import|from) gradio\b": ["studio/*"],
     r"\.cuda\(|\"cuda\"": ["cli/*", "dist.py"],
     r"\bsuppress\(Exception|except Exception: *pass": [],

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from gigagan import cli
-from gigagan.cli.generate import parse_seeds, slug
+from gigagan.cli.files import slug
+from gigagan.cli.generate import parse_seeds
 from gigagan.errors import ConfigError, DataError
 from gigagan.grid import captioned_sheet, labelled_grid
 from gigagan.metadata import PictureInfo, png_bytes, read_info

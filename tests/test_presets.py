@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -9,10 +10,13 @@ import torch
 
 from gigagan import config, cost
 from gigagan.config import RunConfig
+from gigagan.data.features import CaptionFeatures
 from gigagan.data.loader import Batch
-from gigagan.models.frozen import ClassNames, HashedText, TextEncoder, TextFeatures, Unconditional
+from gigagan.evaluation.readers import SHARED_DIM, Readers
+from gigagan.models.frozen import ClassNames, EfficientNetLite, HashedText, TextEncoder, TextFeatures, Unconditional
 from gigagan.models.networks import build_generator
 from gigagan.models.upsampler import Upsampler
+from gigagan.training.contrast import HeadsContrast, picture_features
 from gigagan.training.micro_batches import micro_batches
 from gigagan.training.state import TrainState, updating
 from gigagan.training.steps import discriminator_step, generator_step
@@ -55,6 +59,7 @@ CHANGES = {  # row: its parent, and all that differs
     10: (9, {"discriminator.multi_scale", "loss.level_weights"}),
     11: (10, {"loss.vision_weight"}),
 }
+BATCH = 2
 LARGE = {"paper-t2i64", "ablation-12", "imagenet64", "paper-up512", "paper-up1024", "sr256", "imagenet-up256"}
 SMALL = sorted(set(config.preset_names()) - LARGE)
 
@@ -95,8 +100,9 @@ def test_the_last_row_is_the_papers_model() -> None:
 
 
 def twin(preset: str) -> RunConfig:
-    """The preset at an eighth of its widths, on words in place of CLIP's features, without networks from disk."""
-    tree = config.load(preset).model_dump()
+    """The preset at an eighth of its widths, on words in place of CLIP's features."""
+    cfg = config.load(preset)
+    tree = cfg.model_dump()
     for network in (tree["generator"], tree["discriminator"]):
         for key in ("channel_base", "channel_max", "w_dim", "text_dim", "head_channel_max"):
             if network.get(key):
@@ -107,14 +113,17 @@ def twin(preset: str) -> RunConfig:
         tree["text"] |= {"encoder": "hashed", "max_tokens": 16}
     if tree["text"]["num_classes"]:
         tree["text"]["num_classes"] = 4
-    tree["loss"] |= {"clip_weight": 0.0, "vision_weight": 0.0, "perceptual_weight": 0.0, "r1_interval": 8}
+    side = cfg.generator.resolution
     if tree["generator"]["kind"] == "upsampler":
         side = 8 * tree["generator"]["resolution"] // tree["generator"]["input_resolution"]
         tree["data"]["crop"] = side
         tree["discriminator"]["blocks"] = [1] * (side.bit_length() - 2)
         tree["generator"]["noise_max"] = 0.1
-    tree["discriminator"]["minibatch_std"] = min(tree["discriminator"]["minibatch_std"], 4)
-    tree["train"] |= {"batch": 4, "batch_gpu": 4, "dtype": "float32"}
+    tree["vision"] |= {"network": "lite0", "path": "", "resolution": side}
+    tree["vision"] |= {"channels": 16, "text_dim": 32, "text_heads": 2}
+    tree["loss"]["r1_interval"] = 8
+    tree["discriminator"]["minibatch_std"] = min(tree["discriminator"]["minibatch_std"], BATCH)
+    tree["train"] |= {"batch": BATCH, "batch_gpu": BATCH, "dtype": "float32"}
     return config.from_dict(tree)
 
 
@@ -124,31 +133,56 @@ def encoder_of(cfg: RunConfig) -> TextEncoder:
     return Unconditional() if cfg.text.encoder == "none" else HashedText(max_tokens=16)
 
 
-def train_twin(preset: str, steps: int) -> None:
+def untrained_pair(network: EfficientNetLite, cfg: RunConfig, encoder: TextEncoder) -> HeadsContrast:
+    """What the CLIP loss compares, with random weights: the losses' plumbing at no network from disk."""
+    seen = network(torch.zeros(1, 3, 8, 8), min_res=cfg.vision.resolution)
+    heads = Readers(
+        cells_dim=picture_features(seen).shape[1],
+        texture_dim=0,
+        text_dim=encoder.feature_dim,
+        num_styles=0,
+        num_concepts=0,
+        generator=torch.Generator().manual_seed(0),
+    )
+    return HeadsContrast(heads, torch.zeros(0, SHARED_DIM), CaptionFeatures(encoder))
+
+
+def train_twin(preset: str, steps: int, network: EfficientNetLite) -> None:
     cfg = twin(preset)
     torch.manual_seed(0)
     encoder = encoder_of(cfg)
-    state = TrainState(cfg, feature_dim=encoder.feature_dim, device=torch.device("cpu"))
-    names = ["ape", "bee", "cow", "dog"]
-    captions = [""] * 4 if cfg.text.encoder == "none" else names
-    img = torch.randint(256, (4, 3, cfg.shown_side, cfg.shown_side), dtype=torch.uint8)
-    batch, before = Batch(img, captions, [""] * 4), [p.clone() for p in state.G.parameters()]
+    state = TrainState(
+        cfg,
+        feature_dim=encoder.feature_dim,
+        device=torch.device("cpu"),
+        image_network=network if cfg.loss.clip_weight or cfg.loss.vision_weight or cfg.loss.perceptual_weight else None,
+        contrast=untrained_pair(network, cfg, encoder) if cfg.loss.clip_weight else None,
+    )
+    names = ["ape", "bee", "cow", "dog"][:BATCH]
+    captions = [""] * BATCH if cfg.text.encoder == "none" else names
+    img = torch.randint(256, (BATCH, 3, cfg.shown_side, cfg.shown_side), dtype=torch.uint8)
+    batch, before = Batch(img, captions, [""] * BATCH), [p.clone() for p in state.G.parameters()]
     values: dict[str, Any] = {}
     for step in range(steps):
-        with updating(state.D, state.opt_D):
-            state.opt_D.zero_grad()
-            for micro in micro_batches(state, batch, encoder.encode, 4, phase=0):  # type: ignore[arg-type]
+        with ExitStack() as turn:
+            for judge, optimizer in state.judges:
+                turn.enter_context(updating(judge, optimizer))
+                optimizer.zero_grad()
+            for micro in micro_batches(state, batch, encoder.encode, BATCH, phase=0):  # type: ignore[arg-type]
                 values = discriminator_step(state, micro, share=1.0, r1=step % 8 == 0)
-            state.opt_D.step()
+            for _, optimizer in state.judges:
+                optimizer.step()
         with updating(state.G, state.opt_G):
             state.opt_G.zero_grad()
-            for micro in micro_batches(state, batch, encoder.encode, 4, phase=1):  # type: ignore[arg-type]
+            for micro in micro_batches(state, batch, encoder.encode, BATCH, phase=1):  # type: ignore[arg-type]
                 values |= generator_step(state, micro, share=1.0)
             idle = [n for n, p in state.G.named_parameters() if p.grad is None]
             state.opt_G.step()
         state.update_ema()
-        state.nimg += 4
+        state.nimg += BATCH
     assert all(math.isfinite(float(value)) for value in values.values()), values
+    assert ("Loss/G/clip" in values) == bool(cfg.loss.clip_weight)
+    assert ("Loss/G/vision" in values) == bool(cfg.loss.vision_weight)
     assert not idle
     moved = [not torch.equal(a, b) for a, b in zip(before, state.G.parameters(), strict=True)]
     assert all(moved)
@@ -157,8 +191,8 @@ def train_twin(preset: str, steps: int) -> None:
 @pytest.mark.parametrize(
     "preset", ["ablation-01", "ablation-11", "imagenet64", "unconditional64", "paper-up512", "imagenet-up256", "sr256"]
 )
-def test_a_twin_of_each_kind_takes_a_step(preset: str) -> None:
-    train_twin(preset, 2)
+def test_a_twin_of_each_kind_takes_a_step(preset: str, random_lite0: EfficientNetLite) -> None:
+    train_twin(preset, 2, random_lite0)
 
 
 @pytest.fixture
@@ -173,18 +207,18 @@ def both_cores() -> Iterator[None]:
 @pytest.mark.usefixtures("both_cores")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("preset", SMALL)
-def test_every_preset_draws_and_its_twin_trains(preset: str) -> None:
+def test_every_preset_draws_and_its_twin_trains(preset: str, random_lite0: EfficientNetLite) -> None:
     full_size(preset)
-    train_twin(preset, 50)
+    train_twin(preset, 50, random_lite0)
 
 
 @pytest.mark.matrix
 @pytest.mark.usefixtures("both_cores")
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("preset", sorted(LARGE))
-def test_every_large_preset_draws_and_its_twin_trains(preset: str) -> None:
+def test_every_large_preset_draws_and_its_twin_trains(preset: str, random_lite0: EfficientNetLite) -> None:
     full_size(preset)
-    train_twin(preset, 50)
+    train_twin(preset, 50, random_lite0)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from gigagan.errors import DataError
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 XMP_KEYWORD = "XML:com.adobe.xmp"
-KEYS = ("prompt", "seed", "psi", "model", "dtype", "device", "resolution", "version")
+KEYS = ("prompt", "seed", "psi", "model", "dtype", "device", "resolution", "version", "edit")
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,13 @@ class PictureInfo:
     resolution: int = 0
     """Side of the level of the pyramid."""
     version: str = __version__
+    edit: str = ""
+    """What was done to the point of this prompt and seed before it was drawn, as JSON; empty for nothing."""
 
     def as_strings(self) -> dict[str, str]:
         """Each value as the file holds it."""
-        return {key: str(getattr(self, key)) for key in KEYS}
+        strings = {key: str(getattr(self, key)) for key in KEYS}
+        return strings if self.edit else {key: value for key, value in strings.items() if key != "edit"}
 
 
 def png_bytes(image: Image.Image, info: PictureInfo) -> bytes:
@@ -42,7 +45,7 @@ def png_bytes(image: Image.Image, info: PictureInfo) -> bytes:
     chunks = PngImagePlugin.PngInfo()
     for key, value in info.as_strings().items():
         # tEXt holds Latin-1; a prompt may be anything.
-        chunks.add_itxt(key, value) if key == "prompt" else chunks.add_text(key, value)
+        chunks.add_itxt(key, value) if key in ("prompt", "edit") else chunks.add_text(key, value)
     return _png(image, chunks, info.prompt, info.version)
 
 
@@ -56,7 +59,7 @@ def sheet_bytes(image: Image.Image, said: Mapping[str, str]) -> bytes:
 
 def _png(image: Image.Image, chunks: PngImagePlugin.PngInfo, description: str, version: str) -> bytes:
     chunks.add_text("Software", f"open-gigagan {version}")
-    chunks.add_itxt(XMP_KEYWORD, _xmp(description, version))
+    chunks.add_itxt(XMP_KEYWORD, xmp(description, version))
     buffer = BytesIO()
     image.save(buffer, "PNG", pnginfo=chunks)
     return buffer.getvalue()
@@ -83,7 +86,7 @@ def read_info(path: Path) -> dict[str, str]:
     return found
 
 
-def _xmp(description: str, version: str) -> str:
+def xmp(description: str, version: str = __version__) -> str:
     """XMP packet with IPTC's digital source type, which services read as "made with AI"."""
     printable = "".join(c for c in description if c.isprintable())
     return (

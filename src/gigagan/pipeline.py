@@ -9,7 +9,7 @@ import math
 import operator
 import secrets
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,8 @@ from gigagan.model_files import hash_of_parts
 from gigagan.models.frozen import TextEncoder
 from gigagan.models.generator import Generator
 from gigagan.models.inference import prepared
-from gigagan.models.layers import to_uint8
+from gigagan.models.latents import Latents
+from gigagan.models.layers import to_float, to_uint8
 from gigagan.models.text import TextCondition
 from gigagan.models.upsampler import Upsampler
 from gigagan.upsampling.drawn import SecondStage
@@ -116,12 +117,11 @@ class Pipeline:
         self.index = dict(index or {})
         self.micro_batch = micro_batch or micro_batch_size(generator, self.device)
         self._drawing = prepared(generator, dtype, pack=not compiled)
-        self._synthesize = (
-            torch.compile(self._drawing.synthesize, dynamic=False) if compiled else self._drawing.synthesize
-        )
+        synthesis = self._drawing.synthesis
+        self._synthesize = torch.compile(synthesis, dynamic=False) if compiled else synthesis
         self.upsampler = upsampler
         self._second = None if upsampler is None else SecondStage(upsampler, generator, dtype)
-        self._enlarger: Enlarger | None = None
+        self._enlarger = None if upsampler is None else Enlarger(upsampler, text_encoder, dtype=dtype)
         self._prompts: OrderedDict[str, _Prompt] = OrderedDict()
 
     @classmethod
@@ -144,30 +144,16 @@ class Pipeline:
         device = dist.device(device) if isinstance(device, str) else device
         model = load_model(path, device, discriminator=False)
         if model.generator is None:
-            raise ConfigError(
-                f"{path}: holds an upsampler alone and draws no prompt; use gigagan upsample --model {path}"
-            )
+            raise ConfigError(f"{path}: holds an upsampler alone; give it to gigagan upsample --model")
         upsampler = model.upsampler if upsampled else None
-        return cls(
-            model.generator,
-            model.text_encoder,
-            dtype=arithmetic,
-            index=model.index,
-            compiled=compiled,
-            upsampler=upsampler,
-        )
+        networks = model.generator, model.text_encoder
+        return cls(*networks, dtype=arithmetic, index=model.index, compiled=compiled, upsampler=upsampler)
 
     def save_pretrained(self, path: str | Path, *, dtype: torch.dtype = torch.float32) -> Path:
         """Write a model directory with these networks and the text encoder; the provenance is kept."""
         provenance = self.index.get("provenance", {})
-        return save_model(
-            Path(path),
-            self.generator,
-            self.text_encoder,
-            provenance=provenance,
-            dtype=dtype,
-            upsampler=self.upsampler,
-        )
+        networks = self.generator, self.text_encoder
+        return save_model(Path(path), *networks, provenance=provenance, dtype=dtype, upsampler=self.upsampler)
 
     @property
     def device(self) -> torch.device:
@@ -176,8 +162,8 @@ class Pipeline:
 
     @property
     def resolution(self) -> int:
-        """Side of the pictures."""
-        return (self.upsampler or self.generator).cfg.resolution
+        """Side of the generator's pictures; those of a prompt are larger where there is an upsampler."""
+        return self.generator.cfg.resolution
 
     @property
     def model_hash(self) -> str:
@@ -212,12 +198,53 @@ class Pipeline:
 
         size = self.micro_batch
         pyramids = [
-            self._draw(prompts[start : start + size], numbers[start : start + size], psi, size)
+            self.draw(self.latents(prompts[start : start + size], self.z(numbers[start : start + size]), psi))
             for start in range(0, len(prompts), size)
         ]
         pyramid = [torch.cat(levels) for levels in zip(*pyramids, strict=True)]
+        if self._second is not None:
+            conditions = [self._encode(p).enlarged for p in prompts]
+            large = self._second(to_float(pyramid[0]).to(self.device), conditions, numbers)
+            pyramid = [to_uint8(level).cpu() for level in large] + pyramid
         warnings = [message for p in dict.fromkeys(prompts) if (message := self.cut(p))]
         return PipelineOutput(_as_type(pyramid[0], output_type), prompts, numbers, psi, pyramid, warnings)
+
+    def z(self, seeds: Iterable[int]) -> Tensor:
+        """The latents [N, Z] of seeds. Raises ConfigError for a seed that can't be."""
+        return torch.cat([latent(check_seed(seed), self._drawing.cfg.z_dim) for seed in seeds]).to(self.device)
+
+    @torch.inference_mode()
+    def latents(self, prompts: Sequence[str], z: Tensor, psi: float = DEFAULT_PSI) -> Latents:
+        """The points that `draw` draws: prompt n with z[n], truncated. The prompts aren't checked (`check`)."""
+        assert len(prompts) == len(z) > 0, (len(prompts), len(z))
+        encoded = [self._encode(p) for p in prompts]
+        condition = TextCondition(
+            torch.cat([p.condition.t_local for p in encoded]),
+            torch.cat([p.condition.mask for p in encoded]),
+            torch.cat([p.condition.t_global for p in encoded]),
+        )
+        w_mean = torch.cat([p.w_mean for p in encoded])
+        mapping = self._drawing.mapping
+        ws = [mapping(*part) for part in self._micro_batches(z, condition.t_global)]
+        w = truncate(torch.cat(ws)[: len(z)], w_mean, mapping.w_avg, psi)
+        return Latents.everywhere(w, condition, self._drawing.num_ws)
+
+    @torch.inference_mode()
+    def draw(self, latents: Latents) -> list[Tensor]:
+        """The pyramid of each point, uint8 [N, 3, r, r] on the CPU, index 0 = full resolution."""
+        pyramids = [
+            [to_uint8(level).cpu() for level in self._synthesize(*part, dtype=self.dtype)]
+            for part in self._micro_batches(latents.ws, latents.t_local, latents.mask)
+        ]
+        return [torch.cat(levels)[: len(latents)] for levels in zip(*pyramids, strict=True)]
+
+    def _micro_batches(self, *tensors: Tensor) -> Iterator[list[Tensor]]:
+        """Tensors in parts of `micro_batch` rows, the last padded with its last row."""
+        size = self.micro_batch
+        for start in range(0, len(tensors[0]), size):
+            part = [x[start : start + size] for x in tensors]
+            short = size - len(part[0])
+            yield [torch.cat([x, x[-1:].expand(short, *x.shape[1:])]) if short else x for x in part]
 
     def check(self, prompt: str | Sequence[str] | None) -> list[str]:
         """The prompts as a list; of an unconditional model one empty one. Raises PromptError where they can't be."""
@@ -240,25 +267,6 @@ class Pipeline:
         short = prompt if len(prompt) <= 60 else f"{prompt[:57]}..."
         return f"{short!r} has {count} tokens, the text encoder takes {most}: the last {count - most} were dropped"
 
-    def _draw(self, prompts: list[str], seeds: list[int], psi: float, size: int) -> list[Tensor]:
-        """One micro-batch: at most `size` pictures, padded with the last, as a uint8 pyramid on the CPU."""
-        padding = size - len(prompts)
-        encoded = [self._encode(p) for p in prompts + prompts[-1:] * padding]
-        z = torch.cat([latent(seed, self._drawing.cfg.z_dim) for seed in seeds + seeds[-1:] * padding])
-        condition = TextCondition(
-            torch.cat([p.condition.t_local for p in encoded]),
-            torch.cat([p.condition.mask for p in encoded]),
-            torch.cat([p.condition.t_global for p in encoded]),
-        )
-        w = self._drawing.mapping(z.to(self.device), condition.t_global)
-        w = truncate(w, torch.cat([p.w_mean for p in encoded]), self._drawing.mapping.w_avg, psi)
-        pyramid: list[Tensor] = self._synthesize(w, condition, dtype=self.dtype)
-        drawn = [level[: len(prompts)] for level in pyramid]
-        if self._second is not None:
-            conditions = [p.enlarged for p in encoded[: len(prompts)] if p.enlarged is not None]
-            drawn = self._second(drawn[0], conditions, seeds) + drawn
-        return [to_uint8(level).cpu() for level in drawn]
-
     def upsample(
         self, image: Image.Image, *, scale: int = 0, to: int = 0, prompt: str = "", seed: int = 0, noise: float = 0.0
     ) -> Image.Image:
@@ -267,10 +275,8 @@ class Pipeline:
         Without either by the upsampler's own factor. Orientation is followed; gray, 16-bit gray, alpha, profile and
         EXIF are kept. Raises ConfigError where the model has no upsampler, DataError where the picture can't be used.
         """
-        if self.upsampler is None:
-            raise ConfigError("this model holds no upsampler; load one that does")
         if self._enlarger is None:
-            self._enlarger = Enlarger(self.upsampler, self.text_encoder, dtype=self.dtype)
+            raise ConfigError("this model holds no upsampler; load one that does")
         request = Request(prompt, check_seed(seed), noise)
         self._enlarger.check(request)
         return upsampled_picture(self._enlarger, as_photo(image), scale, to, request)

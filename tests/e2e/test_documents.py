@@ -39,6 +39,7 @@ SCALE = {
             "gigagan evaluate runs/mine/model --data my-pictures --num 18"
         ),
     },
+    "docs/editing.md": {},
 }
 
 COLORS = {"red": (220, 50, 40), "green": (60, 170, 80), "blue": (60, 110, 220), "yellow": (240, 210, 60)}

@@ -55,15 +55,16 @@ def test_a_baked_style_draws_the_same(G: Generator, features: TextFeatures, whic
     condition = G.text(features)
     z = torch.randn(len(PROMPTS), G.cfg.z_dim, generator=torch.Generator().manual_seed(1))
     w = G.mapping(z, condition.t_global)
-    ws = w[:, None].expand(-1, G.num_ws, -1)
+    parts = (w, condition.t_local, condition.mask)
+    ws, t_local, mask = (x[:, None].expand(-1, G.num_ws, *x.shape[1:]) for x in parts)
     one = slice(which, which + 1)
 
     def run(synthesis: SynthesisNetwork) -> None:
-        synthesis(ws[one], condition.t_local[one], condition.mask[one])
+        synthesis(ws[one], t_local[one], mask[one])
 
     fixed = baked(G.synthesis, run, torch.float32)
     assert not any(isinstance(module, AdaptiveConv) for module in fixed.modules())
     # Called with the styles and words of all prompts, it still draws its own.
-    for level, expected in zip(fixed(ws, condition.t_local, condition.mask), draw(G, features), strict=True):
+    for level, expected in zip(fixed(ws, t_local, mask), draw(G, features), strict=True):
         for other in range(len(PROMPTS)):
             torch.testing.assert_close(level[other], expected[which], rtol=1e-3, atol=1e-4)

@@ -117,8 +117,9 @@ def test_shuffling_words_at_fixed_style_changes_the_picture(G: Generator, featur
     condition = G.text(features)
     w = G.mapping(torch.randn(3, 8), condition.t_global)
     ws = w[:, None].expand(-1, G.num_ws, -1)
-    plain = G.synthesis(ws, condition.t_local, condition.mask)[0]
-    shuffled = G.synthesis(ws, condition.t_local.roll(1, 0), condition.mask.roll(1, 0))[0]
+    t_local, mask = (x[:, None].expand(-1, G.num_ws, *x.shape[1:]) for x in (condition.t_local, condition.mask))
+    plain = G.synthesis(ws, t_local, mask)[0]
+    shuffled = G.synthesis(ws, t_local.roll(1, 0), mask.roll(1, 0))[0]
     assert (plain - shuffled).abs().mean() > 1e-4
 
 

@@ -25,6 +25,18 @@ COMMANDS = {
         "gigagan.cli.generate:generate",
         "Draw each PROMPT with each seed and print the paths of the pictures.",
     ),
+    "edit": (
+        "gigagan.cli.edit:edit",
+        "Mix, blend, move and find pictures in the model's latent space.",
+    ),
+    "video": (
+        "gigagan.cli.video:video",
+        "Film the way from each PROMPT to the next, or from each seed of one PROMPT to the next.",
+    ),
+    "ui": (
+        "gigagan.cli.ui:ui",
+        "Open the studio: generate, mix, explore, style tables and films in a browser.",
+    ),
     "show": (
         "gigagan.cli.show:show",
         "Print what a generated picture says about itself: prompt, seed, psi, model and version.",

@@ -57,7 +57,7 @@ def evaluate(
 
     psi = check_psi(psi)
     pipe = Pipeline.from_pretrained(model, device="auto", upsampled=False)
-    data, evaluator = _evaluator(data_path, max(MIN_RES, pipe.resolution), pipe)
+    data, evaluator = open_evaluator(data_path, max(MIN_RES, pipe.resolution), pipe)
     requests = plan(evaluator.real, split, num)
     shown: list[Image] = []
     started = time.monotonic()
@@ -84,7 +84,7 @@ def evaluate(
         print(f"{name}: {text}")
 
 
-def _evaluator(data_path: Path, resolution: int, pipe: "Pipeline") -> "tuple[Captioned, Evaluator]":
+def open_evaluator(data_path: Path, resolution: int, pipe: "Pipeline") -> "tuple[Captioned, Evaluator]":
     """The data's pictures at a resolution, and what measures by them."""
     from gigagan.config import TextConfig
     from gigagan.data.dataset import open_dataset

@@ -1,16 +1,13 @@
 """gigagan generate: prompts and seeds to picture files, or to one labeled sheet."""
 
-import itertools
-import os
 import re
 import sys
-import tempfile
-import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from gigagan.cli.files import check_place, probe, save_new, slug, write_whole
 from gigagan.errors import ConfigError, DataError, PromptError
 
 if TYPE_CHECKING:
@@ -21,7 +18,6 @@ if TYPE_CHECKING:
     from gigagan.pipeline import Pipeline, PipelineOutput
 
 MAX_PICTURES = 1_000_000
-MAX_SLUG_BYTES = 80  # file systems take 255 bytes a name
 
 
 @click.command()
@@ -90,7 +86,7 @@ def generate(
         raise ConfigError(f"{len(wanted)} prompts with {len(numbers)} seeds are more than {MAX_PICTURES:,} pictures")
     if grid is not None and levels:
         raise ConfigError("--levels writes picture files and --grid writes none; give one of them")
-    _check_place(grid if grid is not None else out, folder=grid is None)
+    check_place(grid if grid is not None else out, folder=grid is None)
 
     from gigagan.pipeline import DEFAULT_PSI, Pipeline, check_prompts, check_psi, fresh_seeds
 
@@ -103,11 +99,11 @@ def generate(
         if message := pipe.cut(prompt):
             click.echo(f"gigagan: {message}", err=True)
     if grid is not None:
-        _probe(grid.parent)
-        _write(grid, _sheet_bytes(pipe, wanted, numbers, psi, enlarge))
+        probe(grid.parent)
+        write_whole(grid, _sheet_bytes(pipe, wanted, numbers, psi, enlarge))
         print(grid)
     else:
-        _probe(out)
+        probe(out)
         _draw_files(pipe, wanted, numbers, psi, out, levels)
 
 
@@ -125,31 +121,23 @@ def _known(pipe: "Pipeline", wanted: list[str], *, by_class: bool) -> list[str]:
     return wanted
 
 
-def parse_seeds(text: str) -> list[int]:
+def parse_seeds(text: str, *, option: str = "--seeds") -> list[int]:
     """Seeds of "7", "0-15" or "0,1,4-6", in order, each once. Raises ConfigError for anything else."""
     seeds: dict[int, None] = {}
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part, re.ASCII)
         if not match:
-            raise ConfigError(f"--seeds {text}: {part.strip()!r} isn't a seed; write 7, 0-15 or 0,1,4-6")
+            raise ConfigError(f"{option} {text}: {part.strip()!r} isn't a {option[2:-1]}; write 7, 0-15 or 0,1,4-6")
         # Digits are counted first: Python refuses to read a number of thousands of them.
         first, last = (int(x) if len(x) < 20 else 2**64 for x in (match[1], match[2] or match[1]))
         if last >= 2**63:
-            raise ConfigError(f"--seeds {text}: a seed is at most {2**63 - 1}")
+            raise ConfigError(f"{option} {text}: a {option[2:-1]} is at most {2**63 - 1}")
         if last < first:
-            raise ConfigError(f"--seeds {text}: {part.strip()} runs backward; write {last}-{first}")
+            raise ConfigError(f"{option} {text}: {part.strip()} runs backward; write {last}-{first}")
         if last - first >= MAX_PICTURES:
-            raise ConfigError(f"--seeds {text}: more than {MAX_PICTURES:,} seeds; give fewer")
+            raise ConfigError(f"{option} {text}: more than {MAX_PICTURES:,} of them; give fewer")
         seeds |= dict.fromkeys(range(first, last + 1))
     return list(seeds)
-
-
-def slug(prompt: str) -> str:
-    """A prompt as part of a file name: letters and digits of any script, the rest as single hyphens."""
-    plain = unicodedata.normalize("NFC", prompt).lower()
-    words = re.findall(r"[^\W_]+", plain)
-    cut = "-".join(words).encode()[:MAX_SLUG_BYTES].decode(errors="ignore")
-    return cut.strip("-") or "picture"
 
 
 def _read_prompts(file: Path) -> list[str]:
@@ -163,28 +151,6 @@ def _read_prompts(file: Path) -> list[str]:
     return lines
 
 
-def _check_place(path: Path, *, folder: bool) -> None:
-    """What can be known of the output before anything is loaded; `_probe` finds out the rest."""
-    if not folder and path.suffix.lower() != ".png":
-        raise ConfigError(f"{path}: a sheet is a PNG file; give a name that ends in .png")
-    if not folder and path.is_dir():
-        raise ConfigError(f"{path}: is a folder; give --grid the name of a file")
-    if folder and path.exists() and not path.is_dir():
-        raise ConfigError(f"{path}: is a file; give --out the name of a folder")
-    parent = path.absolute() if folder else path.absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise ConfigError(f"{path}: can't be written, because {parent} can't; give another place")
-
-
-def _probe(folder: Path) -> None:
-    """Make the folder and a file in it: says at once what would go wrong after minutes of drawing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
-
-
 def _draw_files(pipe: "Pipeline", prompts: list[str], seeds: list[int], psi: float, out: Path, levels: bool) -> None:
     from tqdm import tqdm
 
@@ -193,8 +159,8 @@ def _draw_files(pipe: "Pipeline", prompts: list[str], seeds: list[int], psi: flo
     for output in _drawn(pipe, prompts, seeds, psi):
         for resolution in output.resolutions if levels else output.resolutions[:1]:
             for prompt, seed, image in zip(output.prompts, output.seeds, output.level(resolution), strict=True):
-                name = f"{slug(prompt)}-{seed}" + (f"-{resolution}px" if resolution != pipe.resolution else "")
-                path = _save_new(out, name, png_bytes(image, pipe.info(prompt, seed, psi, resolution)))
+                name = f"{slug(prompt)}-{seed}" + (f"-{resolution}px" if resolution != output.resolutions[0] else "")
+                path = save_new(out, name, png_bytes(image, pipe.info(prompt, seed, psi, resolution)))
                 tqdm.write(str(path), file=sys.stdout)
 
 
@@ -229,34 +195,3 @@ def _drawn(pipe: "Pipeline", prompts: list[str], seeds: list[int], psi: float) -
             asked = [prompt for prompt, _ in part] if prompts != [""] else None
             yield pipe(asked, seeds=[seed for _, seed in part], truncation_psi=psi)
             bar.update(len(part))
-
-
-def _save_new(folder: Path, stem: str, content: bytes) -> Path:
-    """Write stem.png, or stem-1.png ... where the name holds another picture; a file with this content stays."""
-    for number in itertools.count():
-        path = folder / (f"{stem}-{number}.png" if number else f"{stem}.png")
-        if not path.exists():
-            _write(path, content)
-            return path
-        if path.is_file() and path.read_bytes() == content:
-            return path
-    raise AssertionError("count() ends")
-
-
-def _write(path: Path, content: bytes) -> None:
-    """All of a file or nothing."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".png")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -24,11 +24,13 @@ def l2_attention(
     q: Float[Tensor, "B heads Q d"],
     k: Float[Tensor, "B heads K d"],
     v: Float[Tensor, "B heads K d"],
-    key_mask: Bool[Tensor, "B K"] | None = None,
+    key_mask: Bool[Tensor, "B K"] | Float[Tensor, "B K"] | None = None,
     *,
     fused: bool = True,
 ) -> Float[Tensor, "B heads Q d"]:
     """softmax_j(-|q_i - k_j|^2 / sqrt(d)) v_j, over the keys that aren't masked.
+
+    A mask of numbers in [0, 1] multiplies a key's weight before the softmax normalizes: 0 hides it, 1 changes no bit.
 
     Softmax ignores |q_i|^2, so the logits are (2 q.k - |k|^2) / sqrt(d). Fused, that is a dot product with two more
     channels that hold -|k|^2 (its rounding to the working dtype, and what the rounding lost), v padded to the same
@@ -37,7 +39,11 @@ def l2_attention(
     d = q.shape[-1]
     norm = k.to(torch.float32).square().sum(dim=-1, keepdim=True)
     if key_mask is not None:
-        norm = norm.masked_fill(~key_mask[:, None, :, None], MASKED_NORM)
+        shown = key_mask
+        if key_mask.is_floating_point():
+            norm = norm - math.sqrt(d) * key_mask.to(torch.float32).log()[:, None, :, None]
+            shown = key_mask > 0
+        norm = norm.masked_fill(~shown[:, None, :, None], MASKED_NORM)
     if not fused:
         logits = (q * (2 / math.sqrt(d))) @ k.transpose(2, 3) + (norm / -math.sqrt(d)).transpose(2, 3)  # float32
         return logits.softmax(dim=3).to(v.dtype) @ v
@@ -70,7 +76,7 @@ class L2Attention(nn.Module):
         self,
         x: Float[Tensor, "B Q C"],
         context: Float[Tensor, "B K D"],
-        key_mask: Bool[Tensor, "B K"] | None = None,
+        key_mask: Bool[Tensor, "B K"] | Float[Tensor, "B K"] | None = None,
     ) -> Float[Tensor, "B Q C"]:
         q = self.split(self.to_q(x))
         k = self.split((self.to_k or self.to_q)(context))
@@ -149,7 +155,7 @@ class AttentionBlock(nn.Module):
         x: Float[Tensor, "B C H W"],
         w: Float[Tensor, "B S"] | None = None,
         t_local: Float[Tensor, "B T D"] | None = None,
-        text_mask: Bool[Tensor, "B T"] | None = None,
+        text_mask: Bool[Tensor, "B T"] | Float[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B C H W"]:
         H, W = x.shape[2:]
         x = x.flatten(2).transpose(1, 2)  # [B, HW, C]; a view when x is channels-last

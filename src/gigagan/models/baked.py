@@ -50,6 +50,7 @@ class BakedCrossAttention(nn.Module):
 
     def __init__(self, layer: L2Attention, context: Float[Tensor, "1 K D"], key_mask: Tensor | None) -> None:
         super().__init__()
+        assert key_mask is None or key_mask.dtype == torch.bool, "words of blended prompts can't be baked"
         self.layer = layer
         context = context if key_mask is None else context[:, key_mask[0]]
         self.register_buffer("k", layer.split((layer.to_k or layer.to_q)(context)))

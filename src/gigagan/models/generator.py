@@ -126,7 +126,7 @@ class SynthesisLevel(nn.Module):
         x: Float[Tensor, "B I H W"],
         ws: Float[Tensor, "B L S"],
         t_local: Float[Tensor, "B T D"],
-        text_mask: Bool[Tensor, "B T"],
+        text_mask: Bool[Tensor, "B T"] | Float[Tensor, "B T"],
     ) -> tuple[Float[Tensor, "B O H2 W2"], Float[Tensor, "B 3 H2 W2"]]:
         x = self.entry(x, ws[:, 0])
         for i, block in enumerate(self.blocks, start=1):
@@ -137,7 +137,10 @@ class SynthesisLevel(nn.Module):
 
 
 class SynthesisNetwork(nn.Module):
-    """Styles and words to a pyramid; one style a convolution block, the RGB of a level added to the upsampled last."""
+    """Styles and words to a pyramid; one of each a convolution block, the RGB of a level added to the upsampled last.
+
+    The attention and the RGB of a level read the style and the words of its last block.
+    """
 
     def __init__(self, cfg: GeneratorConfig) -> None:
         super().__init__()
@@ -150,20 +153,20 @@ class SynthesisNetwork(nn.Module):
     def forward(
         self,
         ws: Float[Tensor, "B L S"],
-        t_local: Float[Tensor, "B T D"],
-        text_mask: Bool[Tensor, "B T"],
+        t_local: Float[Tensor, "B L T D"],
+        text_mask: Bool[Tensor, "B L T"] | Float[Tensor, "B L T"],
         dtype: torch.dtype = torch.float32,
     ) -> list[Tensor]:
         x = self.input.to(dtype).expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
-        t_local = t_local.to(dtype)
         pyramid: list[Tensor] = []
         start = 0
         for level, num_blocks in zip(self.levels.values(), self.blocks, strict=True):
-            x, rgb = level(x, ws[:, start : start + num_blocks], t_local, text_mask)
+            end = start + num_blocks
+            x, rgb = level(x, ws[:, start:end], t_local[:, end - 1].to(dtype), text_mask[:, end - 1])
             # Unstated: levels accumulate, as StyleGAN2's skip generator; summed in float32.
             rgb = rgb.to(torch.float32)
             pyramid.insert(0, rgb if not pyramid else rgb + upsample(pyramid[0]))
-            start += num_blocks
+            start = end
         return pyramid
 
 
@@ -199,7 +202,8 @@ class Generator(nn.Module):
     def synthesize(
         self, w: Float[Tensor, "B S"], condition: TextCondition, dtype: torch.dtype = torch.float32
     ) -> list[Tensor]:
-        """The pyramid of one style used at every layer."""
-        ws = w[:, None].expand(-1, self.num_ws, -1)
-        pyramid: list[Tensor] = self.synthesis(ws, condition.t_local, condition.mask, dtype=dtype)
+        """The pyramid of one style and prompt used at every layer."""
+        parts = (w, condition.t_local, condition.mask)
+        ws, t_local, mask = (x[:, None].expand(-1, self.num_ws, *x.shape[1:]) for x in parts)
+        pyramid: list[Tensor] = self.synthesis(ws, t_local, mask, dtype=dtype)
         return pyramid

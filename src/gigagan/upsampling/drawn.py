@@ -29,10 +29,11 @@ class SecondStage:
         condition: TextCondition = self.network.text(features)
         return condition
 
-    def __call__(self, small: Tensor, conditions: Sequence[TextCondition], seeds: Sequence[int]) -> list[Tensor]:
-        """The pyramid above pictures [B, 3, side, side] in about [-1, 1], full size first."""
+    def __call__(self, small: Tensor, conditions: Sequence[TextCondition | None], seeds: Sequence[int]) -> list[Tensor]:
+        """The pyramid above pictures [B, 3, side, side] in [-1, 1], full size first."""
         network, pyramids = self.network, []
-        for one, condition, seed in zip(small.clamp(-1, 1).split(1), conditions, seeds, strict=True):
+        for one, condition, seed in zip(small.split(1), conditions, seeds, strict=True):
+            assert condition is not None
             z = torch.randn(1, network.cfg.z_dim, generator=torch.Generator().manual_seed(seed)).to(one.device)
             w = network.mapping(z, condition.t_global)
             given = with_level(one, torch.zeros(1, device=one.device))

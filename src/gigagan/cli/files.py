@@ -1,0 +1,85 @@
+"""Files that commands write: named after prompts, whole or not at all, never over another picture."""
+
+import itertools
+import os
+import re
+import tempfile
+import unicodedata
+from pathlib import Path
+
+from gigagan.errors import ConfigError
+
+MAX_SLUG_BYTES = 80  # file systems take 255 bytes a name
+
+
+def slug(prompt: str) -> str:
+    """A prompt as part of a file name: letters and digits of any script, the rest as single hyphens."""
+    plain = unicodedata.normalize("NFC", prompt).lower()
+    words = re.findall(r"[^\W_]+", plain)
+    cut = "-".join(words).encode()[:MAX_SLUG_BYTES].decode(errors="ignore")
+    return cut.strip("-") or "picture"
+
+
+def check_place(path: Path, *, folder: bool) -> None:
+    """What can be known of the output before anything is loaded; `probe` finds out the rest."""
+    if not folder and path.suffix.lower() != ".png":
+        raise ConfigError(f"{path}: a sheet is a PNG file; give a name that ends in .png")
+    if not folder and path.is_dir():
+        raise ConfigError(f"{path}: is a folder; give --grid the name of a file")
+    if folder and path.exists() and not path.is_dir():
+        raise ConfigError(f"{path}: is a file; give --out the name of a folder")
+    _check_parent(path, path.absolute() if folder else path.absolute().parent)
+
+
+def check_target(path: Path, *suffixes: str) -> None:
+    """The same for a file of another kind."""
+    if path.suffix.lower() not in suffixes:
+        raise ConfigError(f"{path}: give a name that ends in {' or '.join(suffixes)}")
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder; give the name of a file")
+    _check_parent(path, path.absolute().parent)
+
+
+def _check_parent(path: Path, parent: Path) -> None:
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise ConfigError(f"{path}: can't be written, because {parent} can't; give another place")
+
+
+def probe(folder: Path) -> None:
+    """Make the folder and a file in it: says at once what would go wrong after minutes of drawing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def save_new(folder: Path, stem: str, content: bytes) -> Path:
+    """Write stem.png, or stem-1.png ... where the name holds another picture; a file with this content stays."""
+    for number in itertools.count():
+        path = folder / (f"{stem}-{number}.png" if number else f"{stem}.png")
+        if not path.exists():
+            write_whole(path, content)
+            return path
+        if path.is_file() and path.read_bytes() == content:
+            return path
+    raise AssertionError("count() ends")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """All of a file or nothing."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,53 @@
+"""gigagan ui: the studio in a browser."""
+
+from pathlib import Path
+
+import click
+
+from gigagan.cli.cells import DEVICE, MODEL
+from gigagan.errors import ConfigError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+MIN_PASSWORD = 8
+
+
+@click.command()
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Any but this machine's own address needs a password.",
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=7860, show_default=True, help="0 = any that is free.")
+@click.option(
+    "--password", envvar="GIGAGAN_PASSWORD", show_envvar=True, help="Asked of visitors; any user name will do."
+)
+@MODEL
+@DEVICE
+def ui(host: str, port: int, password: str | None, model: str, device: str) -> None:
+    """Open the studio: generate, mix, explore, style tables and films in a browser.
+
+    It listens on this machine alone, takes nothing from elsewhere and sends nothing away. Ctrl-C ends it.
+    """
+    if host not in LOOPBACK and not password:
+        raise ConfigError(f"--host {host} lets others in; set GIGAGAN_PASSWORD, or listen on 127.0.0.1")
+    if password is not None and len(password) < MIN_PASSWORD:
+        raise ConfigError(f"the password has {len(password)} characters; expected at least {MIN_PASSWORD}")
+
+    import os
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="gigagan-ui-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+        from gigagan.checkpoint import find_model
+        from gigagan.pipeline import Pipeline
+        from gigagan.studio import app
+
+        pipe = Pipeline.from_pretrained(model, device=device)
+        card = find_model(model) / "README.md"
+        text = card.read_text(encoding="utf-8") if card.is_file() else "This model has no card."
+        hosts = app.LOOPBACK if host in LOOPBACK else ()
+        studio = app.make_app(pipe, Path(folder), text, hosts=hosts, password=password or "")
+        app.serve(studio, host, port, lambda address: print(address, flush=True))

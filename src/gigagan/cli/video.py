@@ -1,0 +1,108 @@
+"""gigagan video: the way between prompts and seeds as mp4, GIF or WebP."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gigagan.cli.cells import DEVICE, MODEL, PSI
+from gigagan.cli.files import probe
+from gigagan.cli.generate import parse_seeds
+from gigagan.errors import ConfigError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+MAX_FRAMES = 100_000
+
+
+@click.command()
+@click.argument("prompts", metavar="PROMPT...", nargs=-1, required=True)
+@click.option(
+    "--seeds",
+    metavar="LIST",
+    help="One for all prompts, one for each, or of one prompt its key frames.  [default: 0]",
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write: .mp4, .gif or .webp.")
+@click.option("--seconds", type=float, default=2.0, show_default=True, help="From a key frame to the next.")
+@click.option("--fps", type=float, default=24.0, show_default=True, help="Frames a second.")
+@click.option("--size", type=click.IntRange(16, 4096), help="Side in pixels.  [default: four times the model's]")
+@click.option("--loop", is_flag=True, help="End where it began.")
+@click.option(
+    "--ease",
+    type=click.Choice(["smooth", "linear"]),
+    default="smooth",
+    show_default=True,
+    help="smooth: slow at the key frames.",
+)
+@PSI
+@MODEL
+@DEVICE
+def video(
+    prompts: tuple[str, ...],
+    seeds: str | None,
+    out: Path,
+    seconds: float,
+    fps: float,
+    size: int | None,
+    loop: bool,
+    ease: str,
+    psi: float | None,
+    model: str,
+    device: str,
+) -> None:
+    """Film the way from each PROMPT to the next, or from each seed of one PROMPT to the next.
+
+    Prompts may come again: "a cat" "a dog" "a cat". Frames are written as they are drawn; Ctrl-C leaves no half file.
+    """
+    pairs = _pairs(list(prompts), [0] if seeds is None else parse_seeds(seeds))
+    if not 0 < seconds * fps <= MAX_FRAMES:
+        raise ConfigError(f"{seconds:g} s at {fps:g} frames a second can't be; expected 1 to {MAX_FRAMES:,} frames")
+
+    from gigagan.editing import Key, film
+    from gigagan.editing.film import timeline
+    from gigagan.editing.video import check_video, write_video
+    from gigagan.pipeline import DEFAULT_PSI, Pipeline, check_psi
+
+    psi = check_psi(DEFAULT_PSI if psi is None else psi)
+    keys = [Key(prompt, seed) for prompt, seed in pairs]
+    moments = timeline(keys, max(1, round(seconds * fps)), loop=loop, easing="smooth" if ease == "smooth" else "linear")
+    check_video(out, fps=fps, size=size or 2, count=len(moments))
+    pipe = Pipeline.from_pretrained(model, device=device)
+    side = size or 4 * pipe.resolution
+    check_video(out, fps=fps, size=side, count=len(moments))
+    pipe.check([key.prompt for key in keys])
+    for prompt in dict.fromkeys(prompts):
+        if message := pipe.cut(prompt):
+            click.echo(f"gigagan: {message}", err=True)
+    probe(out.parent)
+    about = "; ".join(f"{key.prompt} (seed {key.seed})" for key in keys)
+    frames = _enlarged(film(pipe, moments, psi=psi), len(moments), side)
+    write_video(out, frames, count=len(moments), fps=fps, about=f"{about}; psi {psi}, model {pipe.model_hash}")
+    print(out)
+
+
+def _pairs(prompts: list[str], seeds: list[int]) -> list[tuple[str, int]]:
+    """A prompt and a seed for each key frame."""
+    if len(prompts) == 1 or len(seeds) == 1:
+        count = max(len(prompts), len(seeds))
+        return list(zip(prompts * (count // len(prompts)), seeds * (count // len(seeds)), strict=True))
+    if len(prompts) != len(seeds):
+        raise ConfigError(f"{len(prompts)} prompts and {len(seeds)} seeds came; give one seed, or one for each prompt")
+    return list(zip(prompts, seeds, strict=True))
+
+
+def _enlarged(parts: "Iterator[Tensor]", count: int, side: int) -> "Iterator[Image]":
+    """Frames under a progress bar."""
+    from PIL import Image
+    from tqdm import tqdm
+
+    from gigagan.pipeline import to_pil
+
+    with tqdm(total=count, unit="frame", disable=None) as bar:
+        for part in parts:
+            for frame in to_pil(part):
+                yield frame if frame.width == side else frame.resize((side, side), Image.Resampling.LANCZOS)
+                bar.update()

@@ -1,0 +1,93 @@
+"""Frames to a file: mp4 through ffmpeg, GIF and WebP through Pillow. All of a file or nothing."""
+
+import contextlib
+import itertools
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from gigagan.errors import ConfigError, MissingExtra
+from gigagan.metadata import xmp
+
+FORMATS = (".mp4", ".gif", ".webp")
+MAX_HELD_BYTES = 2**29  # of a GIF or WebP, whose frames Pillow holds until the end
+TICK_MS = {".gif": 10, ".webp": 1}
+"""What a frame's time is counted in."""
+MAX_GIF_FPS = 50  # programs that show a GIF take less than 2 ticks for a mistake, and show it at 10 a second
+
+
+def check_video(path: Path, *, fps: float, size: int, count: int) -> None:
+    """What can be known before a frame is drawn. Raises ConfigError, and MissingExtra for mp4 without ffmpeg."""
+    kind = path.suffix.lower()
+    if kind not in FORMATS:
+        raise ConfigError(f"{path}: a video's name ends in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    if not 0 < fps <= 100:
+        raise ConfigError(f"{fps:g} frames a second can't be; expected more than 0, at most 100")
+    if kind == ".gif" and fps > MAX_GIF_FPS:
+        raise ConfigError(f"{fps:g} frames a second are too many for gif, at most {MAX_GIF_FPS}; write .webp or .mp4")
+    if kind == ".mp4":
+        if size % 2:
+            raise ConfigError(f"{size} px is odd, and mp4 takes even sides; use {size + 1}")
+        try:
+            import imageio_ffmpeg  # noqa: F401
+        except ImportError:
+            raise MissingExtra("imageio-ffmpeg", "video") from None
+    elif count * size**2 * 3 > MAX_HELD_BYTES:
+        most = MAX_HELD_BYTES // (size**2 * 3)
+        raise ConfigError(f"{count} frames of {size} px are too many for {kind[1:]}, at most {most}; write .mp4")
+
+
+def write_video(path: Path, frames: Iterator[Image.Image], *, count: int, fps: float, about: str) -> None:
+    """Write `count` square frames as they come; `about` is what the file says of itself.
+
+    Where the frames end early, by Ctrl-C or an error, what was there before stays and nothing else is left.
+    """
+    kind = path.suffix.lower()
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=kind)
+    os.close(descriptor)
+    partial = Path(name)
+    try:
+        if kind == ".mp4":
+            _write_mp4(partial, frames, fps, about)
+        else:
+            _write_animation(partial, frames, _durations(count, fps, TICK_MS[kind]), about)
+        partial.chmod(path.stat().st_mode if path.exists() else 0o644)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_mp4(path: Path, frames: Iterator[Image.Image], fps: float, about: str) -> None:
+    from imageio_ffmpeg import write_frames
+
+    first = next(frames)
+    said = ["-metadata", f"comment={about}", "-movflags", "+faststart"]
+    # 8 of imageio's 0 to 10: flat colors keep their edges.
+    writer = write_frames(
+        str(path), first.size, fps=fps, quality=8, macro_block_size=2, output_params=said, ffmpeg_log_level="error"
+    )
+    writer.send(None)
+    with contextlib.closing(writer):
+        for frame in itertools.chain([first], frames):
+            writer.send(np.asarray(frame).tobytes())
+
+
+def _write_animation(path: Path, frames: Iterator[Image.Image], durations: list[int], about: str) -> None:
+    first = next(frames)
+    if path.suffix == ".webp":
+        said = {"lossless": True, "xmp": xmp(about).encode()}
+    else:
+        said = {"comment": about.encode()[:255], "optimize": False}  # a block of a GIF holds 255 bytes
+    kind = path.suffix[1:].upper()
+    with path.open("wb") as file:
+        first.save(file, kind, save_all=True, append_images=frames, duration=durations, loop=0, **said)
+
+
+def _durations(count: int, fps: float, tick_ms: int) -> list[int]:
+    """Milliseconds of each frame in whole ticks, their sum as near to count / fps as ticks allow."""
+    ends = [round(n * 1000 / fps / tick_ms) for n in range(count + 1)]
+    return [(end - start) * tick_ms for start, end in itertools.pairwise(ends)]

@@ -1,0 +1,89 @@
+"""The studio as a server: the page, the frames of Explore, and the gate before both."""
+
+import io
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from gigagan.errors import ConfigError, GigaGANError, MissingExtra
+from gigagan.pipeline import Pipeline
+from gigagan.studio.desk import Desk
+from gigagan.studio.gate import Gate
+from gigagan.studio.page import asset, build
+
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+MAX_FRAME_PX = 1024
+FONTS = ["system-ui", "sans-serif"]
+MONO = ["ui-monospace", "monospace"]
+
+
+def make_app(pipe: Pipeline, folder: Path, card: str, *, hosts: tuple[str, ...] = LOOPBACK, password: str = "") -> Gate:
+    """The studio, ASGI. `folder`: where its files may lie, and Gradio's cache is in it (GRADIO_TEMP_DIR).
+
+    Raises MissingExtra without gradio.
+    """
+    try:
+        import gradio as gr
+    except ImportError:
+        raise MissingExtra("gradio", "ui") from None
+    from fastapi import FastAPI
+    from fastapi.responses import PlainTextResponse, Response
+
+    desk = Desk(pipe, folder)
+    app = FastAPI(openapi_url=None)
+
+    @app.get("/explore/{name}")
+    def frame(name: str, x: float, y: float, size: int = 0) -> Response:
+        try:
+            image = desk.frame(name, x, y, min(size, MAX_FRAME_PX))
+        except GigaGANError as error:
+            return PlainTextResponse(str(error), 404)
+        content = io.BytesIO()
+        image.save(content, "PNG", compress_level=1)
+        return Response(content.getvalue(), media_type="image/png", headers={"cache-control": "private, max-age=600"})
+
+    gr.mount_gradio_app(
+        app,
+        build(desk, card),
+        path="/",
+        allowed_paths=[str(folder)],
+        footer_links=[],
+        show_error=True,
+        ssr_mode=False,
+        # Fonts by name: a theme's own would be fetched from Google.
+        theme=gr.themes.Default(font=FONTS, font_mono=MONO),
+        css=asset("studio.css"),
+        head=f"<script>{asset('explore.js')}</script>",
+        max_file_size="1mb",
+    )
+    return Gate(app, hosts=hosts, password=password)
+
+
+def serve(app: Gate, host: str, port: int, ready: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C; `ready` gets the address once it can be opened. Port 0 = any free one.
+
+    Raises ConfigError where the address can't be had.
+    """
+    import uvicorn
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"{host} port {port}: {error.strerror or error}; give another --host or --port") from None
+    shown = f"[{host}]" if ":" in host else host
+    address = f"http://{shown}:{listener.getsockname()[1]}/"
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3))
+    own_startup = server.startup
+
+    async def startup(sockets: list[socket.socket] | None = None) -> None:
+        await own_startup(sockets)
+        if server.started:
+            ready(address)
+
+    server.startup = startup  # type: ignore[method-assign]
+    with listener:
+        server.run(sockets=[listener])

@@ -1,0 +1,256 @@
+"""What the studio does behind its page: the desk, the boxes, the gate."""
+
+import asyncio
+import base64
+import json
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gigagan import cli
+from gigagan.editing import plane
+from gigagan.errors import ConfigError, GigaGANError, PromptError
+from gigagan.metadata import read_info
+from gigagan.models.frozen import HashedText
+from gigagan.pipeline import Pipeline
+from gigagan.studio import desk as desk_module
+from gigagan.studio.app import serve
+from gigagan.studio.desk import Desk
+from gigagan.studio.gate import Gate
+from gigagan.studio.inputs import lines, parse_seed_list
+
+FOUR = ["a red apple", "a rocket", "x", "y"]
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_networks: Callable[[int], tuple[Any, Any]]) -> Pipeline:
+    return Pipeline(tiny_networks(0)[0], HashedText(max_tokens=12))
+
+
+@pytest.fixture
+def desk(pipe: Pipeline, tmp_path: Path) -> Desk:
+    return Desk(pipe, tmp_path)
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_pictures_are_the_pipelines_and_say_so(desk: Desk, pipe: Pipeline) -> None:
+    paths = desk.pictures("a red apple", [3, 9], 0.6)
+    for path, seed, image in zip(
+        paths, (3, 9), pipe("a red apple", seeds=[3, 9], truncation_psi=0.6).images, strict=True
+    ):
+        assert np.array_equal(pixels(path), np.asarray(image))
+        assert (read_info(path)["seed"], read_info(path)["psi"]) == (str(seed), "0.6")
+        assert path.name == f"seed-{seed}.png"
+
+
+def test_mixes_go_from_one_prompt_to_the_other(desk: Desk, pipe: Pipeline) -> None:
+    paths = desk.mixes("a red apple", "x", 4, 0.7)
+    assert len(paths) == 4
+    for path, prompt in ((paths[0], "x"), (paths[3], "a red apple")):
+        assert np.array_equal(pixels(path), np.asarray(pipe(prompt, seeds=4).images[0]))
+    assert json.loads(read_info(paths[1])["edit"]) == {"edit": "mix", "fine": "x", "fine_seed": 4, "layer": 1}
+
+
+def test_a_plane_of_prompts(desk: Desk, pipe: Pipeline) -> None:
+    name = desk.explore(FOUR, 2, 0.7, directions=False)
+    assert name == desk.explore(FOUR, 2, 0.7, directions=False)
+    for (x, y), prompt in zip([(0, 0), (1, 0), (0, 1), (1, 1)], FOUR, strict=True):
+        assert np.array_equal(np.asarray(desk.frame(name, x, y, 0)), np.asarray(pipe(prompt, seeds=2).images[0]))
+    points = [pipe.latents([prompt], pipe.z([2])) for prompt in FOUR]
+    expected = pipe.draw(plane(points, 0.3, 0.8))[0][0].permute(1, 2, 0).numpy()
+    assert np.array_equal(np.asarray(desk.frame(name, 0.3, 0.8, 0)), expected)
+    assert desk.frame(name, 0.3, 0.8, 128).size == (128, 128)
+
+
+def test_a_plane_of_directions_has_the_first_prompt_in_its_middle(desk: Desk, pipe: Pipeline) -> None:
+    name = desk.explore(["a red apple", "", "x", " "], 2, 0.7, directions=True)
+    own = np.asarray(pipe("a red apple", seeds=2).images[0])
+    assert np.array_equal(np.asarray(desk.frame(name, 0.5, 0.5, 0)), own)
+    for place in ((0.9, 0.5), (0.5, 0.9)):
+        assert not np.array_equal(np.asarray(desk.frame(name, *place, 0)), own)
+
+
+def test_the_oldest_planes_and_files_go(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk_module, "MAX_PLANES", 2)
+    monkeypatch.setattr(desk_module, "MAX_FILES", 3)
+    names = [desk.explore(FOUR, seed, 0.7, directions=False) for seed in range(3)]
+    with pytest.raises(ConfigError, match="this plane is gone; set it anew"):
+        desk.frame(names[0], 0, 0, 0)
+    desk.frame(names[2], 0, 0, 0)
+    paths = [path for seed in range(5) for path in desk.pictures("x", [seed], 1.0)]
+    assert [path.exists() for path in paths] == [False, False, True, True, True]
+
+
+def test_a_table_has_things_down_and_styles_across(desk: Desk) -> None:
+    path = desk.table(["a cat", " ", "a dog"], ["an icon of {}", "{}, drawn", ""], 1, 0.7)
+    with Image.open(path) as image:
+        assert image.text["prompts"].splitlines() == [  # type: ignore[attr-defined]
+            "an icon of a cat",
+            "a cat, drawn",
+            "an icon of a dog",
+            "a dog, drawn",
+        ]
+
+
+def test_a_film_goes_through_its_keys(desk: Desk) -> None:
+    path = desk.film(["a cat", "a dog"], [0], 0.7, seconds=0.3, fps=10, loop=True, kind="webp")
+    with Image.open(path) as image:
+        assert image.n_frames == 6  # type: ignore[attr-defined]
+        assert image.size == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda d: d.pictures(" ", [0], 0.7), "the prompt is empty"),
+        (lambda d: d.pictures("x", [], 0.7), "0 pictures came; at most 64"),
+        (lambda d: d.pictures("x", [0], 1.5), "truncation_psi is 1.5"),
+        (lambda d: d.mixes("x", "", 0, 0.7), "the prompt is empty"),
+        (lambda d: d.mixes("x", "y", -1, 0.7), "seed -1 can't be"),
+        (lambda d: d.explore(["a", "", "c", "d"], 0, 0.7, directions=False), "the prompt is empty"),
+        (lambda d: d.explore(["", "", "", ""], 0, 0.7, directions=True), "no prompt came"),
+        (lambda d: d.frame("../x", 0, 0, 0), "this plane is gone"),
+        (lambda d: d.frame(d.explore(FOUR, 0, 0.7, directions=False), float("nan"), 0, 0), "isn't in the plane"),
+        (lambda d: d.table([], ["{}"], 0, 0.7), "the table is empty"),
+        (lambda d: d.table(["a"], ["an icon"], 0, 0.7), "'an icon' has no one place for the thing"),
+        (lambda d: d.table(["a"] * 200, ["{}"], 0, 0.7), "200 x 1 pictures are more than 128"),
+        (lambda d: d.film(["a"], [0], 0.7, seconds=1, fps=10, loop=True, kind="webp"), "1 key frame came"),
+        (lambda d: d.film([], [0, 1], 0.7, seconds=1, fps=10, loop=True, kind="webp"), "0 prompts and 2 seeds came"),
+        (lambda d: d.film(["a"] * 9, [0], 0.7, seconds=5, fps=50, loop=True, kind="mp4"), "2250 frames are more than"),
+    ],
+)
+def test_a_mistake_is_one_line(desk: Desk, ask: Callable[[Desk], object], message: str) -> None:
+    with pytest.raises(GigaGANError) as error:
+        ask(desk)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not [path for path in desk.folder.rglob("*") if path.is_file()]
+
+
+def test_many_at_once_get_their_own(desk: Desk, pipe: Pipeline) -> None:
+    """Threads share the pipeline's cache of prompts and its networks."""
+    found: dict[int, Path] = {}
+
+    def ask(n: int) -> None:
+        (found[n],) = desk.pictures(f"thing {n}", [n], 0.7)
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for n in range(10):
+        assert read_info(found[n])["prompt"] == f"thing {n}"
+        assert np.array_equal(pixels(found[n]), np.asarray(pipe(f"thing {n}", seeds=n).images[0]))
+
+
+# Boxes.
+
+
+def test_lines_and_seeds() -> None:
+    assert lines(" a \n\n b\r\n") == ["a", "b"]
+    assert parse_seed_list("3, 5; 8-10,5,") == [3, 5, 8, 9, 10]
+    assert parse_seed_list(" ") == []
+    for text in ("x", "5-3", "-1", "9999999999999999999", "0-5000", "1.5"):
+        with pytest.raises(ConfigError, match="names no seeds"):
+            parse_seed_list(text)
+
+
+# The gate.
+
+
+def answer(gate: Gate, **headers: str) -> tuple[int, dict[bytes, bytes]]:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b""}
+
+    listed = [(name.encode(), value.encode()) for name, value in headers.items()]
+    asyncio.run(gate({"type": "http", "headers": listed}, receive, send))
+    return sent[0]["status"], dict(sent[0]["headers"])
+
+
+async def inside(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"in"})
+
+
+def test_a_page_elsewhere_cant_reach_in_by_its_own_name() -> None:
+    gate = Gate(inside, hosts=["127.0.0.1", "localhost", "[::1]"], password="")
+    for host in ("127.0.0.1:7860", "localhost", "[::1]:7860"):
+        assert answer(gate, host=host)[0] == 200
+    for host in ("evil.example:7860", "127.0.0.1.evil.example", ""):
+        assert answer(gate, host=host)[0] == 421
+    assert answer(gate)[0] == 421
+
+
+def test_the_password_is_asked_of_everything() -> None:
+    gate = Gate(inside, hosts=[], password="long enough")
+    status, headers = answer(gate, host="example.org")
+    assert status == 401
+    assert headers[b"www-authenticate"].startswith(b"Basic")
+    for credentials, expected in (("me:long enough", 200), ("me:long", 401), ("long enough", 401), ("me:", 401)):
+        given = base64.b64encode(credentials.encode()).decode()
+        assert answer(gate, host="x", authorization=f"Basic {given}")[0] == expected
+    for given in ("Basic ???", "Bearer long enough", "Basic"):
+        assert answer(gate, host="x", authorization=given)[0] == 401
+
+
+def test_every_answer_forbids_what_is_elsewhere() -> None:
+    _, headers = answer(Gate(inside, hosts=[], password=""), host="x")
+    policy = headers[b"content-security-policy"].decode()
+    assert "default-src 'self'" in policy
+    assert "http" not in policy
+    assert "*" not in policy
+
+
+def test_a_prompt_that_cant_be_is_told_by_its_kind(desk: Desk) -> None:
+    with pytest.raises(PromptError):
+        desk.pictures("\ud800", [0], 0.7)
+    assert torch.is_grad_enabled()
+
+
+# The command.
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--host", "0.0.0.0"], "--host 0.0.0.0 lets others in; set GIGAGAN_PASSWORD"),
+        (["--host", "0.0.0.0", "--password", "short"], "the password has 5 characters; expected at least 8"),
+        (["--model", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_the_command_refuses(
+    args: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY"):
+        monkeypatch.setenv(name, "")  # so that what the command sets is undone
+    monkeypatch.delenv("GIGAGAN_PASSWORD", raising=False)
+    assert cli.run(["ui", "--port", "0", *args]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_a_port_that_is_taken_is_one_line() -> None:
+    pytest.importorskip("uvicorn")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"127.0.0.1 port {port}: .* give another --host or --port"):
+            serve(Gate(inside, hosts=[], password=""), "127.0.0.1", port, lambda address: None)
