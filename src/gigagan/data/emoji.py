@@ -32,7 +32,7 @@ SPLITS = ("train", "test_pair", "test_concept")
 TEST_CONCEPT_SHARE = 0.03
 TEST_PAIR_SHARE = 0.06
 FINE_UP_TO = 128
-"""Larger pictures are drawn at twice their size instead of four times: a quarter of the time, and no eye sees it."""
+"""Larger pictures are drawn at twice their size instead of four times, of which a quarter of the time is left."""
 # Emoji of Unicode 12 and before are in at least five of the styles, so a pair held out leaves others to learn from.
 LAST_PAIRED_VERSION = 12
 
