@@ -17,7 +17,7 @@ from gigagan.models.frozen import ClassNames, EfficientNetLite, HashedText, Text
 from gigagan.models.networks import build_generator
 from gigagan.models.upsampler import Upsampler
 from gigagan.training.contrast import HeadsContrast, picture_features
-from gigagan.training.micro_batches import micro_batches
+from gigagan.training.micro_batches import micro_batches, other_captions
 from gigagan.training.state import TrainState, updating
 from gigagan.training.steps import discriminator_step, generator_step
 
@@ -174,7 +174,8 @@ def train_twin(preset: str, steps: int, network: EfficientNetLite) -> None:
                 optimizer.step()
         with updating(state.G, state.opt_G):
             state.opt_G.zero_grad()
-            for micro in micro_batches(state, batch, encoder.encode, BATCH, phase=1):  # type: ignore[arg-type]
+            others = other_captions(state, captions)
+            for micro in micro_batches(state, batch, encoder.encode, BATCH, phase=1, others=others):  # type: ignore[arg-type]
                 values |= generator_step(state, micro, share=1.0)
             idle = [n for n, p in state.G.named_parameters() if p.grad is None]
             state.opt_G.step()
