@@ -135,7 +135,8 @@ def test_d2_persistent_trouble_goes_back_and_passes_over_the_pictures(tmp_path: 
 @pytest.mark.slow
 def test_d2_a_weight_that_is_not_finite_comes_back_from_the_last_state(tmp_path: Path) -> None:
     seen = run(1, sabotaged_run, str(tmp_path), 20, {5: ("G", 0, "ema", float("nan"))})[0]
-    assert seen["meta"] == {"seed": 0, "passed_over": 10 * STEP, "rate": 0.5}
+    assert seen["meta"]["passed_over"] == 10 * STEP
+    assert seen["meta"]["rate"] == 0.5
     assert seen["ema_not_finite"] == 0
     assert seen["nimg"] == 20 * STEP
 
