@@ -124,3 +124,34 @@ def clip_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(parameter.numel()))
     network.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def upsampler() -> Any:
+    """A small one, 16 to 64 px for hashed words, whose weights are at no special value."""
+    from gigagan.config import AttentionConfig, UpsamplerConfig
+    from gigagan.models.frozen import HashedText
+    from gigagan.models.upsampler import Upsampler
+
+    cfg = UpsamplerConfig(
+        resolution=64,
+        input_resolution=16,
+        z_dim=8,
+        w_dim=16,
+        mapping_layers=2,
+        text_layers=1,
+        text_dim=16,
+        text_heads=2,
+        channel_base=256,
+        channel_max=16,
+        blocks=(1, 1, 1, 1, 1, 1),
+        num_filters=(1, 1, 1, 2, 1, 2),
+        attention=AttentionConfig(resolutions=(4,), depths=(1,), head_dim=8, mlp_multiplier=1.0),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = Upsampler(cfg, feature_dim=HashedText.feature_dim)
+        for name, parameter in network.named_parameters():
+            if name.endswith("bias"):
+                parameter.data += 0.1 * torch.randn_like(parameter)
+    return network.eval().requires_grad_(False)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from gigagan import pipeline
 from gigagan.checkpoint import save_model
-from gigagan.config import AttentionConfig, UpsamplerConfig
 from gigagan.errors import CheckpointError, ConfigError, PromptError
 from gigagan.models.discriminator import Discriminator
 from gigagan.models.frozen import HashedText
@@ -232,27 +231,8 @@ def test_bfloat16_is_near_float32(pipe: Pipeline, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def two_stages(tiny_networks: Networks) -> Pipeline:
+def two_stages(tiny_networks: Networks, upsampler: Upsampler) -> Pipeline:
     """The generator of 16 px with an upsampler to 64."""
-    attention = AttentionConfig(resolutions=(4,), depths=(1,), head_dim=8)
-    cfg = UpsamplerConfig(
-        resolution=64,
-        input_resolution=16,
-        z_dim=8,
-        w_dim=16,
-        mapping_layers=2,
-        text_layers=1,
-        text_dim=16,
-        text_heads=2,
-        channel_base=256,
-        channel_max=16,
-        blocks=(1,) * 6,
-        num_filters=(1, 1, 1, 2, 1, 2),
-        attention=attention,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        upsampler = Upsampler(cfg, feature_dim=HashedText.feature_dim).eval().requires_grad_(False)
     return Pipeline(tiny_networks(0)[0], HashedText(max_tokens=8), upsampler=upsampler)
 
 

@@ -1,4 +1,4 @@
-"""A small upsampler whose weights are at no special value, for hashed words; and odd pictures, made by number."""
+"""The small upsampler as people get it, and odd pictures, made by number."""
 
 import io
 from collections.abc import Callable
@@ -8,41 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageCms
 
 from gigagan.checkpoint import save_model
-from gigagan.config import AttentionConfig, UpsamplerConfig
 from gigagan.models.frozen import HashedText
 from gigagan.models.upsampler import Upsampler
 from gigagan.upsampling.enlarger import Enlarger
-
-CONFIG = UpsamplerConfig(
-    resolution=64,
-    input_resolution=16,
-    z_dim=8,
-    w_dim=16,
-    mapping_layers=2,
-    text_layers=1,
-    text_dim=16,
-    text_heads=2,
-    channel_base=256,
-    channel_max=16,
-    blocks=(1, 1, 1, 1, 1, 1),
-    num_filters=(1, 1, 1, 2, 1, 2),
-    attention=AttentionConfig(resolutions=(4,), depths=(1,), head_dim=8, mlp_multiplier=1.0),
-)
-
-
-@pytest.fixture(scope="session")
-def upsampler() -> Upsampler:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = Upsampler(CONFIG, feature_dim=HashedText.feature_dim)
-        for name, parameter in network.named_parameters():
-            if name.endswith("bias"):
-                parameter.data += 0.1 * torch.randn_like(parameter)
-    return network.eval().requires_grad_(False)
 
 
 @pytest.fixture

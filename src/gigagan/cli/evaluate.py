@@ -1,13 +1,12 @@
 """gigagan evaluate: a model's pictures beside real ones."""
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from gigagan.errors import ConfigError
+from gigagan.cli.files import check_folders, write_whole
 
 if TYPE_CHECKING:
     from gigagan.evaluation.evaluate import Image, Request
@@ -44,9 +43,7 @@ def evaluate(
     What measures learns from real pictures of the data, once (minutes), and is kept in ~/.cache/gigagan. Prompts and
     seeds are fixed by the options: nothing is chosen after looking.
     """
-    for path in (json_path, sheet_path):
-        if path is not None and not (path.absolute().parent.is_dir() and os.access(path.absolute().parent, os.W_OK)):
-            raise ConfigError(f"{path}: can't be written; its folder must exist and be writable")
+    check_folders(json_path, sheet_path)
 
     import time
 
@@ -75,9 +72,9 @@ def evaluate(
         "seconds": round(time.monotonic() - started, 1),
     }
     if json_path is not None:
-        _write(json_path, report.as_json(figures, about).encode())
+        write_whole(json_path, report.as_json(figures, about).encode())
     if sheet_path is not None:
-        _write(sheet_path, _sheet(shown, requests, pipe, psi))
+        write_whole(sheet_path, _sheet(shown, requests, pipe, psi))
     print("  ".join(f"{name} {value}" for name, value in about.items()))
     print(f"\n{report.table(figures)}\n")
     for name, text in report.PROTOCOL.items():
@@ -131,10 +128,3 @@ def _sheet(shown: "list[Image]", requests: "Sequence[Request]", pipe: "Pipeline"
         "model": pipe.model_hash,
     }
     return sheet_bytes(sheet, said)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """All of a file or nothing."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)

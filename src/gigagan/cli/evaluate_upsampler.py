@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from gigagan.cli.files import check_folders, write_whole
 from gigagan.errors import ConfigError
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -24,6 +25,8 @@ def evaluate_upsampler(
     Each picture is reduced to the side that the network takes and enlarged to its own size again, under its own caption
     and under another picture's.
     """
+    check_folders(json_path, sheet_path)
+    import io
     import json
     from dataclasses import asdict
 
@@ -53,10 +56,12 @@ def evaluate_upsampler(
     if json_path is not None:
         scores = {method: asdict(one) for method, one in measured.scores.items()}
         content = {**about, "protocol": evaluation.PROTOCOL, "own_caption_wins": measured.own_caption_wins} | scores
-        json_path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_whole(json_path, (json.dumps(content, indent=2) + "\n").encode())
     if sheet_path is not None:
         columns = [f"{cfg.input_resolution} px, bicubic", "upsampler", "true"]
-        labelled_grid(measured.rows, rows=measured.captions, columns=columns).save(sheet_path, "PNG")
+        sheet = io.BytesIO()
+        labelled_grid(measured.rows, rows=measured.captions, columns=columns).save(sheet, "PNG")
+        write_whole(sheet_path, sheet.getvalue())
     print("  ".join(f"{name} {value}" for name, value in about.items()))
     print(f"\n{evaluation.table(measured)}\n")
     for name, text in evaluation.PROTOCOL.items():

@@ -5,6 +5,7 @@ import os
 import re
 import tempfile
 import unicodedata
+import uuid
 from pathlib import Path
 
 from gigagan.errors import ConfigError
@@ -68,18 +69,17 @@ def save_new(folder: Path, stem: str, content: bytes) -> Path:
 
 def write_whole(path: Path, content: bytes) -> None:
     """All of a file or nothing."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
+    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        temporary.write_bytes(content)
+        temporary.replace(path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def check_folders(*paths: Path | None) -> None:
+    """Raises ConfigError where a file to be written has no folder that takes it."""
+    for path in paths:
+        if path is not None and not (path.absolute().parent.is_dir() and os.access(path.absolute().parent, os.W_OK)):
+            raise ConfigError(f"{path}: can't be written; its folder must exist and be writable")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gigagan.cli.files import check_target, write_whole
 from gigagan.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def upsample(
     """
     if scale and to:
         raise ConfigError("--scale and --to both came; give one of them")
+    if sheet is not None:
+        check_target(sheet, ".png")
     from gigagan.upsampling import files
     from gigagan.upsampling.enlarger import Request
 
@@ -152,6 +155,8 @@ def _seconds_a_pixel(enlarger: "Enlarger", request: "Request", scale: int) -> fl
 
 def _sheet(path: Path, done: "list[Job]") -> None:
     """The first pictures, before (enlarged by Lanczos) and after."""
+    import io
+
     from PIL.Image import Resampling
     from PIL.Image import open as open_image
 
@@ -171,8 +176,10 @@ def _sheet(path: Path, done: "list[Job]") -> None:
     cut = max(max(image.size) for row in rows for image in row)
     square = [[_on_square(image, cut) for image in row] for row in rows]
     sheet = labelled_grid(square, rows=[job.source.name for job in done], columns=["before (Lanczos)", "after"])
+    content = io.BytesIO()
+    sheet.save(content, "PNG")
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, "PNG")
+    write_whole(path, content.getvalue())
     click.echo(str(path))
 
 

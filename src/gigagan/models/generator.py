@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from gigagan.config import GeneratorConfig
+from gigagan.config import GeneratorConfig, UpsamplerConfig
 from gigagan.models.adaptive_conv import AdaptiveConv
 from gigagan.models.attention import attention_stack
 from gigagan.models.frozen import TextFeatures
@@ -170,12 +170,11 @@ class SynthesisNetwork(nn.Module):
         return pyramid
 
 
-class Generator(nn.Module):
-    """G: (z, text) -> pyramid of pictures, index 0 = full resolution, values about [-1, 1]."""
+class TextToStyle(nn.Module):
+    """What every G begins with: T and M, (z, text) -> words and a style (paper 3)."""
 
-    def __init__(self, cfg: GeneratorConfig, *, feature_dim: int) -> None:
+    def __init__(self, cfg: GeneratorConfig | UpsamplerConfig, *, feature_dim: int) -> None:
         super().__init__()
-        self.cfg = cfg
         self.feature_dim = feature_dim
         self.text = text_layers(feature_dim, dim=cfg.text_dim, num_layers=cfg.text_layers, num_heads=cfg.text_heads)
         self.mapping = MappingNetwork(
@@ -185,6 +184,14 @@ class Generator(nn.Module):
             num_layers=cfg.mapping_layers,
             lr_multiplier=cfg.mapping_lr_multiplier,
         )
+
+
+class Generator(TextToStyle):
+    """G: (z, text) -> pyramid of pictures, index 0 = full resolution, values about [-1, 1]."""
+
+    def __init__(self, cfg: GeneratorConfig, *, feature_dim: int) -> None:
+        super().__init__(cfg, feature_dim=feature_dim)
+        self.cfg = cfg
         self.synthesis = SynthesisNetwork(cfg)
 
     @property

@@ -20,9 +20,9 @@ from gigagan.models.adaptive_conv import AdaptiveConv
 from gigagan.models.attention import attention_stack
 from gigagan.models.discriminator import ResidualBlock
 from gigagan.models.frozen import TextFeatures
-from gigagan.models.generator import ConvBlock, MappingNetwork
+from gigagan.models.generator import ConvBlock, TextToStyle
 from gigagan.models.layers import EqualConv, upsample
-from gigagan.models.text import TextCondition, text_layers
+from gigagan.models.text import TextCondition
 
 INPUT_CHANNELS = 4  # red, green, blue, and how much noise is in them
 STRIDE = 1 << UPSAMPLER_DOWNS
@@ -185,21 +185,12 @@ class UpsamplerSynthesis(nn.Module):
         return pyramid
 
 
-class Upsampler(nn.Module):
+class Upsampler(TextToStyle):
     """G of an upsampler: (z, text, small picture) -> pyramid of pictures above it, index 0 = largest."""
 
     def __init__(self, cfg: UpsamplerConfig, *, feature_dim: int) -> None:
-        super().__init__()
+        super().__init__(cfg, feature_dim=feature_dim)
         self.cfg = cfg
-        self.feature_dim = feature_dim
-        self.text = text_layers(feature_dim, dim=cfg.text_dim, num_layers=cfg.text_layers, num_heads=cfg.text_heads)
-        self.mapping = MappingNetwork(
-            cfg.z_dim,
-            cfg.text_dim,
-            cfg.w_dim,
-            num_layers=cfg.mapping_layers,
-            lr_multiplier=cfg.mapping_lr_multiplier,
-        )
         self.synthesis = UpsamplerSynthesis(cfg)
 
     @property

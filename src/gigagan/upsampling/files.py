@@ -1,7 +1,8 @@
 """Files and folders of pictures to larger ones: whole files only, none written over, runs that go on."""
 
 import os
-import tempfile
+import uuid
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,12 +43,13 @@ def jobs(paths: Iterable[Path], out: Path) -> list[Job]:
         else:
             raise DataError(f"{path}: no such file or folder; expected a picture or a folder of them")
     stems = [relative.with_suffix("") for _, relative in found]
+    common = Counter(stems)
     targets = [
-        out / (f"{relative}.png" if stems.count(stem) > 1 else f"{stem}.png")
+        out / (f"{relative}.png" if common[stem] > 1 else f"{stem}.png")
         for (_, relative), stem in zip(found, stems, strict=True)
     ]
-    for target in targets:
-        if targets.count(target) > 1:
+    for target, count in Counter(targets).items():
+        if count > 1:
             raise DataError(f"{target}: two pictures would have this name; give them to two runs with another --out")
     return [Job(source, target) for (source, _), target in zip(found, targets, strict=True)]
 
@@ -66,17 +68,14 @@ def run(
 ) -> None:
     """Write the larger picture: under a temporary name beside it, which becomes its own when it is whole."""
     job.target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=job.target.parent, prefix=".", suffix=".partial")
+    temporary = job.target.with_name(f".{uuid.uuid4().hex}.partial")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             write_photo(file, enlarger, photo, size, request, said, progress)
             file.flush()
             os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
         os.link(temporary, job.target)  # unlike a rename it takes no other file's place
     except FileExistsError:
         raise DataError(f"{job.target}: appeared meanwhile; it stays, and {job.source} was left out") from None
     finally:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
