@@ -209,9 +209,12 @@ class Pipeline:
 
     @torch.inference_mode()
     def draw(self, latents: Latents) -> list[Tensor]:
-        """The pyramid of each point, uint8 [N, 3, r, r] on the CPU, index 0 = full resolution."""
+        """The pyramid of each point, uint8 [N, 3, r, r] on the CPU, index 0 = full resolution.
+
+        Raises FloatingPointError where the networks give what is no number, which would be black pixels.
+        """
         pyramids = [
-            [to_uint8(level).cpu() for level in self._synthesize(*part, dtype=self.dtype)]
+            [to_uint8(_finite(level)).cpu() for level in self._synthesize(*part, dtype=self.dtype)]
             for part in self._micro_batches(latents.ws, latents.t_local, latents.mask)
         ]
         return [torch.cat(levels)[: len(latents)] for levels in zip(*pyramids, strict=True)]
@@ -267,6 +270,12 @@ def truncate(w: Tensor, w_mean: Tensor, w_avg: Tensor, psi: float) -> Tensor:
     psi = 1 gives w itself, psi = 0 gives w_mean itself.
     """
     return w if psi == 1 else torch.lerp(w_mean, torch.lerp(w_avg.to(w.dtype), w, psi), psi)
+
+
+def _finite(img: Tensor) -> Tensor:
+    if not img.isfinite().all():
+        raise FloatingPointError("the generator gave values that are no numbers; its weights or the arithmetic are bad")
+    return img
 
 
 def latent(seed: int, z_dim: int, *, count: int = 1) -> Tensor:
