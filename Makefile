@@ -5,7 +5,7 @@
 #   make fix      what can be put right by a tool
 #   make test     the fast tests; shapes are checked in each call
 #   make test-slow, make e2e, make test-gpu
-#   make matrix   the presets too large for every run (16 GB of memory)
+#   make matrix   the fault matrix at full size and the presets too large for every run (an hour; 16 GB of memory)
 #   make goldens  stored texts (docs/cli, tests/golden) anew, and the difference
 #   make bench    ours and the peers in turns: a table, and OUT/bench.json (make bench-env makes their environment, 6 GB)
 #

@@ -30,7 +30,7 @@ ONLY_IN = {
     r"\b(import|from) pickle\b|\bpickle\.": [],
     r"(?<![\w.])print\(": ["cli/*", "training/stats.py"],
     r"\bos\.environ\b|\bgetenv\(": ["dist.py", "cli/*"],
-    r"\btorch\.distributed\b": ["dist.py", "launch.py"],
+    r"\btorch\.distributed\b": ["dist.py", "launch.py", "training/sharding.py"],
     # The global generators. Anything else takes a torch.Generator or a seed.
     r"\btorch\.(manual_seed|seed)\(|\bnp\.random\.(?!default_rng|Generator|SeedSequence)\w|\brandom\.seed\(": [
         "training/loop.py"

@@ -68,7 +68,7 @@ def micro(cfg: RunConfig) -> MicroBatch:
     return MicroBatch(
         img=torch.randint(0, 256, (B, 3, 16, 16), dtype=torch.uint8, generator=generator),
         captions=captions,
-        whole=captions,
+        others=None,
         features=HashedText(max_tokens=T).encode(captions),
         z=torch.randn(B, cfg.generator.z_dim, generator=generator),
         augmentation=Augmentation.draw(cfg.augment, B, generator, CPU),

@@ -190,38 +190,77 @@ def _model_card(generator: Generator, text_encoder: TextEncoder, provenance: Map
 
 
 def save_state(
-    run_dir: Path, nimg: int, tensors: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, Any], *, keep: int
+    run_dir: Path,
+    nimg: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    meta: Mapping[str, Any],
+    *,
+    keep: int,
+    milestone: int = 0,
 ) -> Path:
-    """Commit run_dir/checkpoints/step-NIMG, then delete all but the newest `keep` up to it.
+    """Commit run_dir/checkpoints/step-NIMG, then delete all but the newest `keep` up to it, and milestones.
 
     `tensors` by component become one safetensors file each; `meta` is plain JSON. A state of the same nimg is replaced.
+    The first state of every `milestone` images is a milestone. Raises CheckpointError where a tensor isn't finite or
+    there is no room, and leaves what was there as it was.
     """
     assert keep >= 1, keep
-    folder = Path(run_dir) / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step-{nimg:08d}"
+    path = Path(run_dir) / "checkpoints" / f"step-{nimg:08d}"
+    named = {f"{component}: {name}": t for component, tensors_ in tensors.items() for name, t in tensors_.items()}
+    if broken := [name for name, tensor in named.items() if not bool(tensor.isfinite().all())]:
+        raise CheckpointError(f"{path}: not saved, since {', '.join(broken[:3])} isn't finite")
+    try:
+        _write_state(path, nimg, tensors, meta)
+    except (OSError, SafetensorError) as error:
+        needed = sum(tensor.nbytes for tensor in named.values())
+        raise CheckpointError(
+            f"{path}: can't be saved ({getattr(error, 'strerror', None) or error}); it needs {needed:,} bytes, "
+            f"{_free_bytes(path):,} are free; make room or check the disk"
+        ) from None
+    for old in _outlived(_steps(path.parent), nimg, keep=keep, milestone=milestone):
+        shutil.rmtree(old)
+    return path
+
+
+def _write_state(path: Path, nimg: int, tensors: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, Any]) -> None:
     with _committed(path) as temporary:
         for component, named in tensors.items():
-            stored = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in named.items()}
+            stored = {name: tensor.detach().to("cpu").contiguous() for name, tensor in named.items()}
             _write_tensors(temporary / f"{component}.safetensors", stored)
         content = {"nimg": nimg, "components": list(tensors), "meta": dict(meta), "library_version": __version__}
         _write_json(temporary / "state.json", content)
-        files = {
-            file.name: {"sha256": file_sha256(file), "size_bytes": file.stat().st_size}
-            for file in sorted(temporary.iterdir())
-        }
+        files = {}
+        for file in sorted(temporary.iterdir()):
+            _sync(file)  # before the manifest speaks for it
+            files[file.name] = {"sha256": file_sha256(file), "size_bytes": file.stat().st_size}
         _write_json(temporary / "manifest.json", {"format_version": STATE_FORMAT, "files": files})
-    for number, old in _steps(folder)[keep + sum(n > nimg for n, _ in _steps(folder)) :]:
-        assert number < nimg, (number, nimg)
-        shutil.rmtree(old)
-    return path
+
+
+def _outlived(steps: list[tuple[int, Path]], nimg: int, *, keep: int, milestone: int) -> list[Path]:
+    """Of committed states, newest first, those that go once that of `nimg` is there."""
+    kept = {number for number, _ in steps if number > nimg}
+    kept |= {number for number, _ in steps[len(kept) : len(kept) + keep]}
+    window = -1
+    for number, _ in reversed(steps):
+        if milestone and number // milestone > window:
+            window = number // milestone
+            kept.add(number)
+    return [path for number, path in steps if number not in kept]
+
+
+def _free_bytes(path: Path) -> int:
+    try:
+        return shutil.disk_usage(next(parent for parent in path.absolute().parents if parent.exists())).free
+    except OSError:
+        return 0
 
 
 def latest_state(run_dir: Path, device: torch.device | str = "cpu") -> State | None:
     """The newest whole state of a run, None where there is none yet.
 
     A damaged one is skipped with a warning in the log; what an interrupted save left behind is deleted. Raises
-    CheckpointError where there are states and all are damaged: a run must not begin anew over them unasked.
+    CheckpointError where there are states and all are damaged, and where a state is of a later version: a run must
+    neither begin anew nor go back unasked.
     """
     folder = Path(run_dir) / "checkpoints"
     if not folder.is_dir():
@@ -233,6 +272,8 @@ def latest_state(run_dir: Path, device: torch.device | str = "cpu") -> State | N
     for _, path in steps:
         try:
             return _read_state(path, device)
+        except _LaterVersion:
+            raise
         except CheckpointError as error:
             log.warning("skipped a damaged training state: %s", error)
     if steps:
@@ -246,11 +287,18 @@ def _steps(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found, reverse=True)
 
 
+class _LaterVersion(CheckpointError):
+    """A state that a later version of the package wrote."""
+
+
 def _read_state(path: Path, device: torch.device | str) -> State:
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         if manifest["format_version"] != STATE_FORMAT:
-            raise CheckpointError(f"{path}: format {manifest['format_version']}; this version reads {STATE_FORMAT}")
+            later = isinstance(manifest["format_version"], int) and manifest["format_version"] > STATE_FORMAT
+            raise (_LaterVersion if later else CheckpointError)(
+                f"{path}: format {manifest['format_version']}; this version reads {STATE_FORMAT}; update open-gigagan"
+            )
         for name, entry in manifest["files"].items():
             file = path / name
             if file.stat().st_size != entry["size_bytes"] or file_sha256(file) != entry["sha256"]:

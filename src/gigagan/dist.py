@@ -1,9 +1,25 @@
 """Devices and ranks: the one place that knows where a run runs. On one process everything is a no-op."""
 
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from gigagan.errors import ConfigError
+
+BUCKET_BYTES = 32 * 2**20
+"""Tensors are summed over ranks in flat pieces of about so much, so that their copy stays small."""
+PATIENCE = timedelta(minutes=30)
+"""A rank waits so long for the others; the run's own watchdog is quicker (train.max_sec_per_step)."""
+
+
+def available() -> bool:
+    """Whether this build of torch can train in several processes."""
+    return torch.distributed.is_available()
 
 
 def rank() -> int:
@@ -14,6 +30,82 @@ def rank() -> int:
 def world_size() -> int:
     """Number of processes."""
     return torch.distributed.get_world_size() if _started() else 1
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[None]:
+    """Inside, this process is one of those that torchrun or `gigagan train --nproc` started; alone, nothing happens.
+
+    Raises ConfigError where the environment names other processes, but not where they meet.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise ConfigError(f"WORLD_SIZE is set but {', '.join(missing)} isn't; start the run with torchrun or --nproc")
+    number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    torch.distributed.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=_store(number, count),
+        rank=number,
+        world_size=count,
+        timeout=PATIENCE,
+    )
+    yield
+    # Not after an error: others would see the connection go, and tell of that, before this one has told its own.
+    torch.distributed.destroy_process_group()
+
+
+def _store(number: int, count: int) -> Any:
+    """Where ranks find each other, apart for each restart: what a dead attempt left there must not be met again."""
+    kept_by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    c10d: Any = torch.distributed  # which doesn't say that it exports its stores
+    store = c10d.TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        count,
+        is_master=number == 0 and not kept_by_agent,
+        timeout=PATIENCE,
+    )
+    # On several machines agents count their own restarts, and the counts differ; there
+    # TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 makes torchrun itself take a new store (docs/scaling.md).
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+        store = c10d.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    return store
+
+
+def barrier() -> None:
+    """Wait for every rank."""
+    if world_size() > 1:
+        torch.distributed.barrier()
+
+
+def add_up(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its sum over ranks; every rank gives the same shapes in the same order."""
+    if world_size() == 1:
+        return
+    pending = []
+    for bucket in _buckets(tensors):
+        flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+        pending.append((torch.distributed.all_reduce(flat, async_op=True), flat, bucket))
+    for work, flat, bucket in pending:
+        work.wait()
+        parts = flat.split([tensor.numel() for tensor in bucket])
+        torch._foreach_copy_(bucket, [p.view_as(tensor) for p, tensor in zip(parts, bucket, strict=True)])
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Neighbors of one dtype, up to BUCKET_BYTES."""
+    bucket: list[Tensor] = []
+    held_bytes = 0
+    for tensor in tensors:
+        if bucket and (tensor.dtype != bucket[0].dtype or held_bytes > BUCKET_BYTES):
+            yield bucket
+            bucket, held_bytes = [], 0
+        bucket.append(tensor)
+        held_bytes += tensor.nbytes
+    if bucket:
+        yield bucket
 
 
 def gather(x: Tensor) -> Tensor:
@@ -41,7 +133,7 @@ def device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
     try:
         chosen = torch.device(name)

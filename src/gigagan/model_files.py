@@ -6,7 +6,8 @@ must then name exactly its tensors in their shapes, so a directory can't ask for
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -122,7 +123,7 @@ def generator_on_meta(folder: Path) -> tuple[Generator, str]:
     config = _read_config(folder / "config.json", "Generator")
     cfg = _validated(folder / "config.json", GeneratorConfig, config["config"])
     _check_sizes(folder / "config.json", cfg)
-    with torch.device("meta"):
+    with _building(folder / "config.json"):
         return Generator(cfg, feature_dim=config["feature_dim"]), config["dtype"]
 
 
@@ -135,8 +136,19 @@ def discriminator_on_meta(folder: Path) -> tuple[Discriminator, str]:
     resolution = config.get("resolution")
     if resolution not in [4 << i for i in range(11)] or resolution != 2 << len(cfg.blocks):
         raise CheckpointError(f"{file}: resolution is {resolution!r}; expected {2 << len(cfg.blocks)}")
-    with torch.device("meta"):
+    with _building(file):
         return Discriminator(cfg, resolution=resolution, feature_dim=config["feature_dim"]), config["dtype"]
+
+
+@contextmanager
+def _building(file: Path) -> Iterator[None]:
+    """Inside, tensors have no memory. Raises CheckpointError where numbers, each in range, make no network together."""
+    try:
+        with torch.device("meta"):
+            yield
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise CheckpointError(f"{file}: its numbers make no network ({reason}); get the model again") from None
 
 
 def check_tensors(file: Path, network: nn.Module, dtype: str) -> None:

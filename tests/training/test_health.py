@@ -33,7 +33,7 @@ def batch() -> MicroBatch:
     return MicroBatch(
         img=torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8, generator=generator),
         captions=captions,
-        whole=captions,
+        others=None,
         features=HashedText(max_tokens=16).encode(captions),
         z=torch.randn(4, 16, generator=generator),
         augmentation=Augmentation.draw(config.load("tiny").augment, 4, generator, CPU),
@@ -94,10 +94,10 @@ def test_an_ignored_text_sounds() -> None:
 def test_gradient_norm_is_the_length_of_the_gradient() -> None:
     layers = nn.ModuleList([nn.Linear(3, 4), nn.Linear(4, 2)])
     optimizer = torch.optim.AdamW(layers.parameters())
-    assert health.gradient_norm(optimizer) == 0
+    assert health.length(health.gradients_of(optimizer)) == 0
     layers[1](layers[0](torch.randn(5, 3))).square().sum().backward()
     flat = torch.cat([p.grad.flatten() for p in layers.parameters() if p.grad is not None])
-    torch.testing.assert_close(health.gradient_norm(optimizer), flat.norm())
+    torch.testing.assert_close(health.length(health.gradients_of(optimizer)), flat.norm())
 
 
 def test_alarms_are_printed_when_they_are_new(caplog: pytest.LogCaptureFixture) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from gigagan import checkpoint, config
 from gigagan.errors import CheckpointError, ConfigError, DataError, GigaGANError
@@ -101,8 +102,29 @@ def test_memory_running_out_for_g_leaves_d_alone(tmp_path: Path, monkeypatch: py
 
 def test_another_configuration_is_refused(tmp_path: Path) -> None:
     run(tmp_path, "train.total_kimg=0.016")
-    with pytest.raises(ConfigError, match=r"lr: 0\.0025, now lr: 0\.001"):
+    with pytest.raises(ConfigError, match=r"optim_G\.lr was 0\.0025, now 0\.001"):
         run(tmp_path, "train.total_kimg=0.032", "optim_G.lr=0.001")
+
+
+def test_b4_what_may_differ_is_named_one_by_one(tmp_path: Path) -> None:
+    """Row B4: another configuration or set is refused with the difference, unless it is allowed by name."""
+    run(tmp_path, "train.total_kimg=0.008", "data.styleless_prob=0.1")
+    changed = ("train.total_kimg=0.016", "optim_G.lr=0.001")
+    with pytest.raises(ConfigError, match=r"styleless_prob was 0\.1, now 0\.2; optim_G\.lr was 0\.0025, now 0\.001"):
+        run(tmp_path, *changed)
+    cfg = config.load("tiny", (*SHORT, *changed))
+    train(cfg, tmp_path, device=CPU, allow=("optim_G.lr", "data.styleless_prob"))
+
+    folder = tmp_path / "other"
+    folder.mkdir()
+    for k in range(3):
+        Image.new("RGB", (16, 16), (k, k, k)).save(folder / f"{k}.png")
+    lines = [json.dumps({"file_name": f"{k}.png", "text": f"gray {k}"}) for k in range(3)]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    other = config.load("tiny", (*SHORT, "train.total_kimg=0.024", "optim_G.lr=0.001", f"data.path={folder}"))
+    with pytest.raises(ConfigError, match="was begun on other data"):
+        train(other, tmp_path, device=CPU)
+    train(other, tmp_path, device=CPU, allow=("data",))
 
 
 def test_init_takes_the_tensors_that_fit(tmp_path: Path) -> None:
@@ -111,7 +133,7 @@ def test_init_takes_the_tensors_that_fit(tmp_path: Path) -> None:
     grown += ["discriminator.blocks=[1,1,1,1]", "loss.level_weights=[0.4,0.2,0.2,0.2]"]
     cfg = config.load("tiny", (*SHORT, *grown, f"init={tmp_path / 'base' / 'model'}"))
     state = TrainState(cfg, feature_dim=32, device=CPU)
-    loop._restore_or_init(state, tmp_path / "new")
+    loop.restore_or_init(state, tmp_path / "new")
     old = checkpoint.load_model(tmp_path / "base" / "model")
     assert old.discriminator is not None
     for name, value in old.generator.state_dict().items():
@@ -125,7 +147,7 @@ def test_a_state_of_another_shape_is_refused(tmp_path: Path) -> None:
     run(tmp_path, "train.total_kimg=0.016")
     cfg = config.load("tiny", (*SHORT, "generator.w_dim=16"))
     with pytest.raises(CheckpointError, match=r"G doesn't fit this configuration: .* instead of"):
-        loop._restore_or_init(TrainState(cfg, feature_dim=32, device=CPU), tmp_path)
+        loop.restore_or_init(TrainState(cfg, feature_dim=32, device=CPU), tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def micro_batch(captions: list[str], cfg: RunConfig) -> MicroBatch:
     return MicroBatch(
         img=torch.randint(0, 256, (B, 3, 16, 16), dtype=torch.uint8, generator=generator),
         captions=captions,
-        whole=captions,
+        others=None,
         features=HashedText(max_tokens=16).encode(captions),
         z=torch.randn(B, cfg.generator.z_dim, generator=generator),
         augmentation=Augmentation.draw(cfg.augment, B, generator, CPU),

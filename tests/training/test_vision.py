@@ -40,7 +40,7 @@ def batch(cfg: RunConfig) -> MicroBatch:
     return MicroBatch(
         img=torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8, generator=generator),
         captions=CAPTIONS,
-        whole=CAPTIONS,
+        others=None,
         features=HashedText(max_tokens=16).encode(CAPTIONS),
         z=torch.randn(4, cfg.generator.z_dim, generator=generator),
         augmentation=Augmentation.draw(cfg.augment, 4, generator, CPU),

@@ -54,6 +54,14 @@ COMMANDS = {
         "gigagan.cli.info:info",
         "Print parameters, FLOPs and activation memory of PRESET by part and resolution.",
     ),
+    "plan": (
+        "gigagan.cli.plan:plan",
+        "Say what training PRESET takes: memory a GPU, images a second, days, money, data and disk.",
+    ),
+    "doctor": (
+        "gigagan.cli.doctor:doctor",
+        "Say which device, versions, extras, weights and data are found, with a cure for each fault.",
+    ),
 }
 
 USER_ERRNOS = frozenset(

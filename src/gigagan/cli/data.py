@@ -10,7 +10,12 @@ if TYPE_CHECKING:
     from gigagan.data.check import Report, Spread
     from gigagan.models.frozen import TextEncoder
 
-ELSEWHERE = {"heads": "gigagan.cli.heads:heads", "weights": "gigagan.cli.weights:weights"}
+ELSEWHERE = {
+    "heads": "gigagan.cli.heads:heads",
+    "index": "gigagan.cli.index:index",
+    "stats": "gigagan.cli.index:stats",
+    "weights": "gigagan.cli.weights:weights",
+}
 
 
 class _Group(click.Group):
@@ -66,12 +71,12 @@ def emoji(out: Path, resolution: int, seed: int, processes: int, only: str, cach
 
 
 @data.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path")
 @click.option("--encoder", type=click.Choice(["none", "minilm", "clip"]), default="none", help="Count tokens, too.")
 @click.option("--encoder-path", default="", help="Folder of the encoder's weights; needed for clip.")
 @click.option("--max-tokens", type=click.IntRange(4, 512), default=32, show_default=True, help="Tokens it takes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def check(path: Path, encoder: str, encoder_path: str, max_tokens: int, as_json: bool) -> None:
+def check(path: str, encoder: str, encoder_path: str, max_tokens: int, as_json: bool) -> None:
     """Read the whole set at PATH and say what is in it and which files can't be used.
 
     Ends with 2 where nothing can be used.
@@ -92,7 +97,7 @@ def check(path: Path, encoder: str, encoder_path: str, max_tokens: int, as_json:
 
 
 @data.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
 @click.option(
     "--encoder",
@@ -104,7 +109,7 @@ def check(path: Path, encoder: str, encoder_path: str, max_tokens: int, as_json:
 @click.option("--encoder-path", default="", help="Folder of the encoder's weights; needed for clip.")
 @click.option("--max-tokens", type=click.IntRange(4, 512), default=32, show_default=True, help="text.max_tokens.")
 @click.option("--split", default="", help="Only this split.")
-def encode(path: Path, out: Path, encoder: str, encoder_path: str, max_tokens: int, split: str) -> None:
+def encode(path: str, out: Path, encoder: str, encoder_path: str, max_tokens: int, split: str) -> None:
     """Compute the text features of all captions of the set at PATH once, for data.features=FILE in training."""
     from tqdm import tqdm
 

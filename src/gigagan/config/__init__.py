@@ -8,6 +8,7 @@ from gigagan.config.networks import AttentionConfig, DiscriminatorConfig, Genera
 from gigagan.config.run import (
     AugmentConfig,
     DataConfig,
+    FilterConfig,
     LossConfig,
     OptimizerConfig,
     RunConfig,
@@ -21,6 +22,7 @@ __all__ = [
     "AugmentConfig",
     "DataConfig",
     "DiscriminatorConfig",
+    "FilterConfig",
     "GeneratorConfig",
     "LossConfig",
     "OptimizerConfig",

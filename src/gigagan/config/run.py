@@ -23,6 +23,19 @@ Schedule = NonNegative | tuple[Point, ...]
 """A weight: a number, or points [kimg, value], straight between them and level before the first and after the last."""
 
 
+class FilterConfig(Section):
+    """Which samples of an indexed set (`gigagan data index`) are shown."""
+
+    min_side: int = Field(0, ge=0)
+    """Shorter side of the stored picture in pixels, at least."""
+    min_characters: int = Field(0, ge=0)
+    """Length of the first caption, at least."""
+    max_characters: int = Field(0, ge=0)
+    """Length of the first caption, at most; 0 = any."""
+    min_scores: tuple[tuple[str, float], ...] = ()
+    """[name, least value] of numbers stored with the samples: [[similarity, 0.28], [aesthetic, 5]]."""
+
+
 class DataConfig(Section):
     """What the networks are shown."""
 
@@ -30,6 +43,10 @@ class DataConfig(Section):
     """Folder with metadata.jsonl, folder of tar shards, or parquet; empty = the few pictures in the package."""
     split: str = "train"
     """Split to train on, where the data set has splits."""
+    mix: tuple[tuple[str, Positive], ...] = ()
+    """Several sets in place of `path`, with weights: [[first.index, 3], [second, 1]]."""
+    keep: FilterConfig = FilterConfig()
+    """Filters; of every set of a mix."""
     features: str = ""
     """Precomputed caption features (`gigagan data encode`); empty = captions are encoded as they come."""
     styleless_prob: float = Field(0.2, ge=0, le=1)
@@ -40,6 +57,12 @@ class DataConfig(Section):
     """Share of pictures mirrored; 0 where captions name sides."""
     num_workers: int = Field(0, ge=0)
     """Processes that read and decode; 0 = in the training process."""
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> "DataConfig":
+        if self.path and self.mix:
+            raise ValueError("data.path and data.mix are both set; give one set or several")
+        return self
 
 
 class TextConfig(Section):
@@ -196,8 +219,14 @@ class TrainConfig(Section):
     """Arithmetic of convolutions and attention; R1, softmax, demodulation and logits stay float32."""
     compile: bool = False
     """Compile G's synthesis and D's trunk by torch.compile (minutes at the start, then faster steps)."""
+    shard_G: bool = False
+    """Spread the weights of G and its average over the ranks (FSDP2), for a G that outgrows a device."""
+    recompute: bool = False
+    """Compute activations of G's levels and D's stages again in the backward pass; less memory, a third more work."""
     freeze_D: int = Field(0, ge=0)
     """Discriminator stages kept as they are, from the finest (fine-tuning on few pictures)."""
+    max_sec_per_step: Positive = 1800.0
+    """A step that takes longer, with what follows it, hangs: stacks are printed and the process ends."""
     kimg_per_tick: Positive = 4.0
     """Period of the status line and stats.jsonl, in thousands of images."""
     max_sec_per_tick: Positive = 60.0
@@ -207,7 +236,9 @@ class TrainConfig(Section):
     checkpoint_ticks: Count = 10
     """A training state every so many ticks."""
     keep_checkpoints: Count = 2
-    """Training states kept."""
+    """Newest training states kept."""
+    milestone_kimg: NonNegative = 0.0
+    """Besides these the first state of every so many thousand images is kept for good; 0 = none."""
     grid_prompts: tuple[str, ...] = ()
     """Prompts of the sample grid; empty = captions of the first pictures."""
 

@@ -63,11 +63,11 @@ class Report:
 
 
 def check(
-    path: Path, *, count_tokens: Callable[[str], int] | None = None, max_tokens: int = 0, progress: bool = True
+    path: Path | str, *, count_tokens: Callable[[str], int] | None = None, max_tokens: int = 0, progress: bool = True
 ) -> Report:
     """Read a whole set. Raises DataError where there is none."""
     dataset = open_dataset(path, strict=False)
-    report = Report(str(path), bad=[asdict(fault) for fault in [*dataset.faults, *_changed(path)]])
+    report = Report(str(path), bad=[asdict(fault) for fault in [*dataset.faults, *_changed(dataset.path)]])
     sizes, splits, characters, numbers = Counter[str](), Counter[str](), Counter[int](), Counter[int]()
     texts: set[str] = set()
     for result in tqdm(_read(dataset), total=len(dataset), desc="check", unit="img", disable=not progress):

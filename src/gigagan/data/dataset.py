@@ -4,10 +4,12 @@ A set is a folder of tar shards, a folder with metadata.jsonl, parquet files, a 
 alone; `open_dataset` sees which.
 """
 
+import bisect
+import hashlib
 import io
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,13 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from gigagan.config import DataConfig, FilterConfig
 from gigagan.data.captions import Caption
 from gigagan.data.class_folders import ClassFolderSource
+from gigagan.data.index import INDEX_SUFFIX, IndexedSource, filtered
+from gigagan.data.places import patiently, place
 from gigagan.data.shards import MANIFEST, read_manifest
-from gigagan.data.sources import Fault, FolderSource, ParquetSource, Source
+from gigagan.data.sources import Fault, FolderSource, ParquetSource, Record, Source
 from gigagan.data.tar_source import TarSource, index_shard
 from gigagan.errors import DataError
 
@@ -75,6 +80,33 @@ class CaptionedImages:
         """Name of a sample, without reading it."""
         return self.source.key(index)
 
+    def fingerprint(self) -> str:
+        """Of how many samples there are and the names of some: another set shows, a moved one doesn't."""
+        count = len(self)
+        names = [self.key(index) for index in range(0, count, max(count // 64, 1))]
+        return hashlib.sha256("\0".join([str(count), *names]).encode()).hexdigest()[:16]
+
+
+class Mixture:
+    """The samples of several sets one after the other, and how often each set is shown."""
+
+    def __init__(self, sets: Sequence[CaptionedImages], weights: Sequence[float]) -> None:
+        self.sets = list(sets)
+        self.weights = list(weights)
+        self.first = np.concatenate([[0], np.cumsum([len(one) for one in sets])]).tolist()
+        """Number of the first sample of each set, and of all."""
+
+    def __len__(self) -> int:
+        return int(self.first[-1])
+
+    def key(self, index: int) -> str:
+        number = bisect.bisect_right(self.first, index) - 1
+        return f"{number}:{self.sets[number].key(index - self.first[number])}"
+
+    def read(self, index: int) -> Record:
+        number = bisect.bisect_right(self.first, index) - 1
+        return replace(self.sets[number].source.read(index - self.first[number]), key=self.key(index))
+
 
 def decode(content: bytes, resolution: int | None) -> UInt8[np.ndarray, "H W C"]:
     """Pixels of a PNG, JPEG or WebP file, cut to the middle square and brought to the resolution.
@@ -120,17 +152,24 @@ def packaged_pictures() -> Path:
 
 
 def open_dataset(
-    path: Path | str, *, split: str = "", resolution: int | None = None, strict: bool = True
+    path: Path | str,
+    *,
+    split: str = "",
+    resolution: int | None = None,
+    strict: bool = True,
+    keep: FilterConfig = FilterConfig(),  # noqa: B008 (frozen)
 ) -> CaptionedImages:
-    """The set at a path, or one split of it; a set without splits is all train.
+    """The set at a path or URL, or one split of it; a set without splits is all train. Filters need an index of it.
 
     Raises DataError where it is missing, empty or without that split, and, unless not strict, where more than 1 % of
     its shards are bad.
     """
-    path = Path(path)
-    if not path.exists():
+    path = place(path)
+    if not patiently(path.exists, path):
         raise DataError(f"{path}: no such file or folder; expected a data set (see docs/your-data.md)")
     source, shard_faults, sample_faults, shards, splits = _open(path, split)
+    if keep != FilterConfig():
+        source = filtered(source, keep, path)
     for fault in shard_faults:
         log.warning("%s: %s", path, fault)
     if strict and len(shard_faults) > MAX_BAD_SHARDS * shards:
@@ -147,8 +186,25 @@ def open_dataset(
     return CaptionedImages(path, source, resolution=resolution, faults=[*shard_faults, *sample_faults])
 
 
+def open_for_training(cfg: DataConfig, *, resolution: int) -> CaptionedImages:
+    """What a run is shown: one set, or a mixture of several. Raises DataError as `open_dataset`."""
+    if not cfg.mix:
+        path = cfg.path or packaged_pictures()
+        return open_dataset(path, split=cfg.split, resolution=resolution, keep=cfg.keep)
+    sets = [open_dataset(path, split=cfg.split, resolution=resolution, keep=cfg.keep) for path, _ in cfg.mix]
+    if plain := [str(one.path) for one in sets if one.classes or not one.captioned]:
+        raise DataError(f"{plain[0]}: has classes or no captions; sets with captions alone can be mixed")
+    mixture = Mixture(sets, [weight for _, weight in cfg.mix])
+    return CaptionedImages(
+        Path("mixture"), mixture, resolution=resolution, faults=[f for one in sets for f in one.faults]
+    )
+
+
 def _open(path: Path, split: str) -> tuple[Source, list[Fault], list[Fault], int, set[str]]:
     """Source, bad shards, bad samples, number of shards, names of splits."""
+    if path.suffix == INDEX_SUFFIX:
+        indexed = IndexedSource(path, split=split, open_base=lambda base: _open(place(base), "")[0])
+        return indexed, indexed.shard_faults, [], indexed.num_shards, indexed.splits
     if path.is_dir():
         tars, parquets = sorted(path.glob("*.tar")), sorted(path.glob("*.parquet"))
         if (path / "metadata.jsonl").is_file():
@@ -159,8 +215,8 @@ def _open(path: Path, split: str) -> tuple[Source, list[Fault], list[Fault], int
     if tars or (path / MANIFEST).is_file():
         return _open_shards(path, tars, split)
     if parquets:
-        source = ParquetSource(parquets, split=split)
-        return source, source.faults, [], len(parquets), source.splits
+        table = ParquetSource(parquets, split=split)
+        return table, table.faults, [], len(parquets), table.splits
     if path.is_dir() and len(classes := ClassFolderSource(path)):
         return classes, [], [], 0, set()
     raise DataError(

@@ -12,9 +12,10 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from gigagan.config import DataConfig
-from gigagan.data.dataset import CaptionedImages
+from gigagan.data.dataset import CaptionedImages, Mixture
 from gigagan.data.sampling import MAX_BAD_IN_A_ROW, Drawn, DrawnBatches
 from gigagan.errors import ConfigError, DataError, MissingExtra
+from gigagan.lifetime import die_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,22 @@ class Batches(Iterator[Batch]):
         return Batch(img, [one.caption for one in drawn], [one.key for one in drawn])
 
 
+def _order(grain: Any, dataset: CaptionedImages, seed: int) -> Any:
+    """The endless order of samples: each epoch of a set is a new one; sets of a mixture take turns by weight."""
+
+    def shuffled(first: int, last: int) -> Any:
+        return grain.MapDataset.range(first, last).seed(seed).shuffle().repeat()
+
+    if not isinstance(dataset.source, Mixture):
+        return shuffled(0, len(dataset))
+    mixture = dataset.source
+    return grain.MapDataset.mix(list(map(shuffled, mixture.first[:-1], mixture.first[1:])), weights=mixture.weights)
+
+
+def _worker_starts(number: int, count: int) -> None:
+    die_with_parent()
+
+
 def _end(lists: list[Any]) -> None:
     for one in lists:
         one.close()
@@ -112,7 +129,7 @@ def batches(
     drawn = DrawnBatches(
         cfg,
         dataset,
-        grain.MapDataset.range(len(dataset)).seed(seed).shuffle().repeat(),
+        _order(grain, dataset, seed),
         resolution=resolution,
         batch=batch,
         seed=seed,
@@ -123,7 +140,8 @@ def batches(
     # One thread reads ahead; decoding releases the interpreter, but more threads than that only contend.
     lists = grain.MapDataset.source(drawn).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
     if cfg.num_workers:
-        lists = lists.mp_prefetch(grain.MultiprocessingOptions(num_workers=cfg.num_workers))
+        options = grain.MultiprocessingOptions(num_workers=cfg.num_workers)
+        lists = lists.mp_prefetch(options, worker_init_fn=_worker_starts)
     return Batches(iter(lists))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gigagan.data.captions import Caption
+from gigagan.data.places import is_far, patiently, read_bytes, size_of
 from gigagan.errors import DataError, MissingExtra
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -51,22 +52,12 @@ class Source(Protocol):
         """A sample. Raises DataError where it can't be used."""
 
 
-def read_bytes(path: Path, offset: int, size: int) -> bytes:
-    """A part of a file; the one place that reads a set's pictures. Raises DataError where the file is shorter."""
-    with path.open("rb") as file:
-        file.seek(offset)
-        content = file.read(size)
-    if len(content) != size:
-        raise DataError(f"{path}: ends {size - len(content)} bytes early; get the file again")
-    return content
-
-
 def read_inside(folder: Path, path: Path) -> bytes:
     """A whole file of a folder. Raises DataError where it can't be read or is a link to outside."""
-    if not path.resolve().is_relative_to(folder.resolve()):
+    if not is_far(path) and not path.resolve().is_relative_to(folder.resolve()):
         raise DataError(f"{path.name} is a link to outside the folder")
     try:
-        return read_bytes(path, 0, path.stat().st_size)
+        return read_bytes(path, 0, size_of(path))
     except OSError as error:
         raise DataError(error.strerror or str(error)) from None
 
@@ -187,7 +178,7 @@ class ParquetSource:
         return Record(self.key(index), image, parse_captions(values[text_name]), _meta(meta, image_name, text_name))
 
     def _scan(self, number: int, places: list[tuple[int, int, int]], splits: list[str]) -> None:
-        with self._parquet.ParquetFile(self.files[number]) as file:
+        with self._file(number) as file:
             names = file.schema_arrow.names
             _image_column(names), _text_column(names)
             for group in range(file.num_row_groups):
@@ -198,11 +189,18 @@ class ParquetSource:
                 else:
                     splits += [""] * rows
 
+    def _file(self, number: int) -> Any:
+        path = self.files[number]
+        return self._parquet.ParquetFile(path.open("rb") if is_far(path) else path)
+
+    def _row_group(self, number: int, group: int) -> Any:
+        with self._file(number) as file:
+            return file.read_row_group(group)
+
     def _columns(self, number: int, group: int) -> dict[str, Any]:
         table = self._tables.get((number, group))
         if table is None:
-            with self._parquet.ParquetFile(self.files[number]) as file:
-                table = file.read_row_group(group)
+            table = patiently(lambda: self._row_group(number, group), self.files[number])
             self._tables[number, group] = table
             while len(self._tables) > 1 and sum(kept.nbytes for kept in self._tables.values()) > self.CACHE_BYTES:
                 self._tables.popitem(last=False)
@@ -235,7 +233,7 @@ def _meta(row: Mapping[str, Any], *left_out: str) -> dict[str, Any]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = patiently(lambda: path.read_text(encoding="utf-8", errors="replace"), path)
     except OSError as error:
         raise DataError(f"{path}: can't be read ({error.strerror}); check its permissions") from None
     return [line for line in text.split("\n") if line.strip()]

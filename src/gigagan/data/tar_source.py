@@ -10,12 +10,13 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from gigagan.data.sources import IMAGE_SUFFIXES, Fault, Record, parse_captions, read_bytes
+from gigagan.data.places import Opened, is_far, patiently, read_bytes, size_of
+from gigagan.data.sources import IMAGE_SUFFIXES, Fault, Record, parse_captions
 from gigagan.errors import DataError
 
 INDEX_VERSION = 1
@@ -23,6 +24,7 @@ BLOCK = tarfile.BLOCKSIZE
 # Longest extended header (a long name or PAX records) that is read; real ones are below a kilobyte.
 MAX_EXTENDED_BYTES = 65536
 MAX_TEXT_BYTES = 2**20
+MAX_KEY_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
@@ -51,16 +53,14 @@ def index_shard(path: Path) -> ShardIndex:
 
 def _fingerprint(path: Path) -> str:
     """Size and a hash of both ends: a shard that was exchanged isn't read with the old index."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(65536)
-        file.seek(max(0, size - 65536))
-        return f"{size}-{hashlib.sha256(head + file.read()).hexdigest()[:32]}"
+    size = size_of(path)
+    head, tail = read_bytes(path, 0, min(size, 65536)), read_bytes(path, max(0, size - 65536), min(size, 65536))
+    return f"{size}-{hashlib.sha256(head + tail).hexdigest()[:32]}"
 
 
 def _read_index(path: Path, beside: Path, fingerprint: str) -> ShardIndex | None:
     try:
-        stored = json.loads(beside.read_text(encoding="utf-8"))
+        stored = json.loads(patiently(lambda: beside.read_text(encoding="utf-8"), beside))
         if stored["version"] != INDEX_VERSION or stored["fingerprint"] != fingerprint:
             return None
         keys = [str(row[0]) for row in stored["samples"]]
@@ -82,6 +82,8 @@ def _scan_and_write(path: Path, beside: Path, fingerprint: str) -> ShardIndex:
         "faults": [[fault.name, fault.reason] for fault in index.faults],
         "samples": [[key, *place] for key, place in zip(index.keys, index.places.tolist(), strict=True)],
     }
+    if is_far(path):  # what is far isn't written to unasked; `gigagan data index` keeps it here
+        return index
     temporary = beside.with_name(f".{beside.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(json.dumps(stored), encoding="utf-8")
@@ -97,17 +99,17 @@ def _scan(path: Path) -> ShardIndex:
     faults: list[Fault] = []
     broken = ""
     try:
-        with path.open("rb") as file:
-            for name, offset, size in _members(file, path.stat().st_size):
-                key, suffix = _key(name)
-                if suffix not in (*IMAGE_SUFFIXES, ".json", ".txt"):
-                    continue
-                kind = "image" if suffix in IMAGE_SUFFIXES else suffix
-                if kind in members.setdefault(key, {}):
-                    faults.append(Fault(key, f"there is a second {suffix[1:]} of this name"))
-                else:
-                    members[key][kind] = (offset, size)
-    except (OSError, ValueError, tarfile.TarError) as error:
+        file = Opened(path)
+        for name, offset, size in _members(file, file.size):
+            key, suffix = _key(name)
+            if suffix not in (*IMAGE_SUFFIXES, ".json", ".txt"):
+                continue
+            kind = "image" if suffix in IMAGE_SUFFIXES else suffix
+            if kind in members.setdefault(key, {}):
+                faults.append(Fault(key, f"there is a second {suffix[1:]} of this name"))
+            else:
+                members[key][kind] = (offset, size)
+    except (OSError, DataError, ValueError, tarfile.TarError) as error:
         broken = " ".join(str(error).split()) or type(error).__name__
     keys, places = [], []
     for key, parts in members.items():
@@ -122,7 +124,7 @@ def _scan(path: Path) -> ShardIndex:
     return ShardIndex(path, keys, np.array(places, np.int64).reshape(len(keys), 5), faults, broken)
 
 
-def _members(file: BinaryIO, length: int) -> Any:
+def _members(file: Opened, length: int) -> Any:
     """Name, offset and size of each plain file of a tar. Raises ValueError or TarError where it isn't whole."""
     offset, long_name, extended_size = 0, "", -1
     while True:
@@ -169,10 +171,34 @@ def _pax(content: bytes) -> dict[str, str]:
 
 
 def _key(name: str) -> tuple[str, str]:
-    """'a/b.c.png' -> ('a/b.c', '.png'), printable."""
+    """'a/b.c.png' -> ('a/b.c', '.png'), printable; a very long one is cut, and told from others by a hash."""
     stem, dot, suffix = name.rpartition(".")
     printable = stem.encode("ascii", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else "?" for c in printable)[:200], (dot + suffix).lower()
+    key = "".join(c if c.isprintable() else "?" for c in printable)
+    if len(key) > MAX_KEY_CHARACTERS:
+        key = f"{key[: MAX_KEY_CHARACTERS - 17]}~{hashlib.sha256(printable.encode()).hexdigest()[:16]}"
+    return key, (dot + suffix).lower()
+
+
+def read_sample(path: Path, key: str, places: Sequence[int]) -> Record:
+    """The sample at these places of a shard (`ShardIndex.places`). Raises DataError where it can't be used."""
+    image_at, image_size, text_at, text_size, is_json = places
+    try:
+        image = read_bytes(path, image_at, image_size)
+        text = read_bytes(path, text_at, text_size)
+    except OSError as error:
+        raise DataError(error.strerror or str(error)) from None
+    if not is_json:
+        return Record(key, image, parse_captions(text.decode("utf-8", "replace")), {})
+    try:
+        meta: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"its JSON can't be read ({' '.join(str(error).split())[:80]})") from None
+    if not isinstance(meta, Mapping):
+        raise DataError("its JSON isn't an object")
+    found = next((meta[name] for name in ("captions", "text", "caption") if name in meta), None)
+    rest = {name: value for name, value in meta.items() if name not in ("captions", "text", "caption")}
+    return Record(key, image, parse_captions(found), rest)
 
 
 class TarSource:
@@ -191,23 +217,7 @@ class TarSource:
 
     def read(self, index: int) -> Record:
         shard, row = self._place(index)
-        image_at, image_size, text_at, text_size, is_json = shard.places[row].tolist()
-        try:
-            image = read_bytes(shard.path, image_at, image_size)
-            text = read_bytes(shard.path, text_at, text_size)
-        except OSError as error:
-            raise DataError(error.strerror or str(error)) from None
-        if not is_json:
-            return Record(shard.keys[row], image, parse_captions(text.decode("utf-8", "replace")), {})
-        try:
-            meta: Any = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"its JSON can't be read ({' '.join(str(error).split())[:80]})") from None
-        if not isinstance(meta, Mapping):
-            raise DataError("its JSON isn't an object")
-        found = next((meta[name] for name in ("captions", "text", "caption") if name in meta), None)
-        rest = {name: value for name, value in meta.items() if name not in ("captions", "text", "caption")}
-        return Record(shard.keys[row], image, parse_captions(found), rest)
+        return read_sample(shard.path, shard.keys[row], shard.places[row].tolist())
 
     def _place(self, index: int) -> tuple[ShardIndex, int]:
         shard = int(np.searchsorted(self.first, index, side="right")) - 1

@@ -73,10 +73,14 @@ def alarms(row: dict[str, float], kimg: float) -> list[str]:
     return found
 
 
-def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
-    """Length of the gradient of all that an optimizer moves."""
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    return torch.stack(torch._foreach_norm(gradients)).norm() if gradients else torch.zeros(())
+def gradients_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Of all that an optimizer moves."""
+    return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+
+def length(tensors: list[Tensor]) -> Tensor:
+    """Euclidean length of all the numbers together."""
+    return torch.stack(torch._foreach_norm(tensors)).norm() if tensors else torch.zeros(())
 
 
 @contextmanager

@@ -1,61 +1,55 @@
 """The run, from first to last image: the order of events is the order of lines."""
 
+import faulthandler
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from gigagan import checkpoint, dist
 from gigagan.config import RunConfig, to_yaml
-from gigagan.data.dataset import CaptionedImages, open_dataset, packaged_pictures
+from gigagan.data.dataset import CaptionedImages, open_for_training
 from gigagan.data.features import CaptionFeatures
-from gigagan.data.loader import Batch, batches
-from gigagan.errors import ConfigError
+from gigagan.data.loader import Batch, Batches, batches
+from gigagan.errors import ConfigError, GigaGANError
 from gigagan.grid import labelled_grid
 from gigagan.models.frozen import TextEncoder, TextFeatures, build_text_encoder
 from gigagan.pipeline import Pipeline
+from gigagan.training.attempts import Attempts
 from gigagan.training.contrast import build_critics
-from gigagan.training.health import alarms, examine, gradient_norm
-from gigagan.training.micro_batches import micro_batches
-from gigagan.training.state import TrainState, grow_from, updating
+from gigagan.training.guard import Guard, Verdict, Wishes, exchange
+from gigagan.training.health import alarms, examine
+from gigagan.training.micro_batches import micro_batches, other_captions
+from gigagan.training.resume import check_config, restore_or_init
+from gigagan.training.saving import Saver
+from gigagan.training.state import TrainState, updating
 from gigagan.training.stats import Stats
 from gigagan.training.steps import discriminator_step, generator_step
 
 log = logging.getLogger(__name__)
 
+Values = list[dict[str, Tensor]]
+"""Losses and scores of each micro-batch."""
+
 GRID_SEEDS = (0, 1, 2, 3)
-# What a run may change between its parts: how far it goes, where its data lies, how often it reports.
-FREE_KEYS = (
-    "init",
-    "path",
-    "features",
-    "heads",
-    "num_workers",
-    "total_kimg",
-    "batch_gpu",
-    "compile",
-    "kimg_per_tick",
-    "max_sec_per_tick",
-    "snapshot_ticks",
-    "checkpoint_ticks",
-    "keep_checkpoints",
-    "grid_prompts",
-)
 
 
-def train(cfg: RunConfig, run_dir: Path, *, device: torch.device) -> None:
-    """Train to cfg.train.total_kimg. Called again with the same run_dir, it goes on where it stopped.
+def train(cfg: RunConfig, run_dir: Path, *, device: torch.device, allow: Collection[str] = ()) -> int:
+    """Train to cfg.train.total_kimg; every rank calls it. Called again with the same run_dir, it goes on.
 
     Writes run_dir/{config.yaml, stats.jsonl, tensorboard/, checkpoints/, grids/, model/}; `model` is the newest
-    snapshot, a model directory with the running average of G (and D, to train on from).
+    snapshot, a model directory with the running average of G (and D, to train on from). Returns the number of the
+    signal that ended it early, 0 where it is whole. `allow` names keys that may differ from those it was begun with.
     """
     resolution = cfg.generator.resolution
-    dataset = open_dataset(cfg.data.path or packaged_pictures(), split=cfg.data.split, resolution=resolution)
+    dataset = open_for_training(cfg.data, resolution=resolution)
     torch.manual_seed(cfg.train.seed)  # the networks' first weights
     encoder = build_text_encoder(cfg.text, device, classes=dataset.classes)
     if not dataset.captioned and encoder.name != "none":
@@ -68,72 +62,180 @@ def train(cfg: RunConfig, run_dir: Path, *, device: torch.device) -> None:
     state = TrainState(
         cfg, feature_dim=encoder.feature_dim, device=device, image_network=image_network, contrast=contrast
     )
-    _check_config(cfg, run_dir)
-    _restore_or_init(state, run_dir)
-    prompts = list(cfg.train.grid_prompts) or _first_captions(dataset)
-    order = {"seed": cfg.train.seed, "start_nimg": state.nimg, "rank": dist.rank(), "world": dist.world_size()}
-    stream = batches(cfg.data, dataset, resolution=resolution, batch=cfg.train.batch, **order)
+    state.data = dataset.fingerprint()
+    check_config(cfg, run_dir, allow)
+    restore_or_init(state, run_dir, allow)
     run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.yaml").write_text(to_yaml(cfg), encoding="utf-8")
-    stats = Stats(run_dir, total_kimg=cfg.train.total_kimg)
+    attempts = Attempts(run_dir, state.nimg)
+    if dist.rank() == 0:
+        (run_dir / "config.yaml").write_text(to_yaml(cfg), encoding="utf-8")
+    try:
+        with _stop_requested() as stop:
+            _run(state, dataset, encoder, features, run_dir, attempts, stop)
+    except (GigaGANError, KeyboardInterrupt):  # told, or wanted
+        attempts.ended()
+        raise
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    attempts.ended()
+    return stop.number
+
+
+def _run(
+    state: TrainState,
+    dataset: CaptionedImages,
+    encoder: TextEncoder,
+    features: CaptionFeatures[TextFeatures],
+    run_dir: Path,
+    attempts: Attempts,
+    stop: "_Stop",
+) -> None:
+    """The steps, and what comes after each."""
+    cfg = state.cfg
+    prompts = list(cfg.train.grid_prompts) or _first_captions(dataset)
+    stream = _open(state, dataset)
+    saver, guard, stats = Saver(run_dir, cfg.train), Guard(run_dir), Stats(run_dir, total_kimg=cfg.train.total_kimg)
+    if state.nimg == 0:  # there is always a state to go back to, and a disk that can't be written shows now
+        saver.save(state)
+        saver.finish()
     stats.start(state.nimg)
-    batch_gpu, ticks, known_alarms = cfg.train.batch_gpu, 0, set[str]()
+    batch_gpu, ticks, known_alarms, stopping = cfg.train.batch_gpu, 0, set[str](), False
 
-    with _stop_requested() as stop:
-        while state.nimg < cfg.train.total_kimg * 1000 and not stop.is_set():
-            batch = next(stream)
-            batch_gpu = _step(state, batch, features, stats, batch_gpu)
-            state.update_ema()
-            state.nimg += cfg.train.batch
-
-            if stats.tick_ended(state.nimg, cfg.train.kimg_per_tick, cfg.train.max_sec_per_tick):
-                examined = examine(state, next(micro_batches(state, batch, features, batch_gpu, phase=2)))
-                row = stats.tick(state.nimg, {"Progress/bad_samples": float(stream.bad.count), **examined})
-                known_alarms = _sound(alarms(row, state.nimg / 1000), known_alarms)
-                ticks += 1
-                if ticks % cfg.train.checkpoint_ticks == 0:
-                    _save_state(state, run_dir)
-                if ticks % cfg.train.snapshot_ticks == 0:
-                    _save_snapshot(state, encoder, run_dir, prompts)
+    while state.nimg < cfg.train.total_kimg * 1000 and not stopping:
+        faulthandler.dump_traceback_later(cfg.train.max_sec_per_step, exit=True, file=2)  # to stderr itself
+        attempts.begins(state.nimg)
+        saver.check()
+        asked = time.monotonic()
+        batch = next(stream)
+        stats.waited_sec += time.monotonic() - asked
+        due = stats.tick_ended(state.nimg + cfg.train.batch, cfg.train.kimg_per_tick, cfg.train.max_sec_per_tick)
+        verdict, broken, batch_gpu = _step(state, batch, features, stats, batch_gpu, Wishes(stop.is_set(), due))
+        good = verdict.good and state.update_ema()
+        state.nimg += cfg.train.batch
+        if stopping := verdict.stop:
+            stop.number = stop.number or signal.SIGTERM  # another rank's
+        if guard.persists(good, state.nimg, broken):
+            _go_back(state, run_dir, saver)
+            stats.forget(state.nimg)
+            stream.close()
+            stream = _open(state, dataset)
+        elif verdict.tick and good:
+            examined = examine(state, next(micro_batches(state, batch, features, batch_gpu, phase=2)))
+            row = stats.tick(state.nimg, _counts(stream, guard) | examined)
+            known_alarms = _sound(alarms(row, state.nimg / 1000), known_alarms)
+            ticks += 1
+            if ticks % cfg.train.checkpoint_ticks == 0:
+                saver.save(state)
+            if ticks % cfg.train.snapshot_ticks == 0:
+                _save_snapshot(state, encoder, run_dir, prompts)
 
     if stats.images(state.nimg):
-        stats.tick(state.nimg, {"Progress/bad_samples": float(stream.bad.count)})
-    _save_state(state, run_dir)
-    _save_snapshot(state, encoder, run_dir, prompts)
+        stats.tick(state.nimg, _counts(stream, guard))
+    saver.save(state)
+    saver.finish()
+    dist.barrier()  # no rank leaves before the state is whole
+    # Whoever sends SIGTERM doesn't wait for pictures; and of a sharded G all ranks would have to agree to gather it.
+    if not stopping or (stop.number == signal.SIGINT and not cfg.train.shard_G):
+        _save_snapshot(state, encoder, run_dir, prompts)
+    stream.close()
     stats.close()
 
 
+def _open(state: TrainState, dataset: CaptionedImages) -> Batches:
+    """The training order from where the run is."""
+    cfg = state.cfg
+    order = {"seed": cfg.train.seed, "start_nimg": state.place, "rank": dist.rank(), "world": dist.world_size()}
+    return batches(cfg.data, dataset, resolution=cfg.generator.resolution, batch=cfg.train.batch, **order)
+
+
+def _counts(stream: Batches, guard: Guard) -> dict[str, float]:
+    return {"Progress/bad_samples": float(stream.bad.count), "Progress/skipped_steps": float(guard.skipped)}
+
+
 def _step(
-    state: TrainState, batch: Batch, features: CaptionFeatures[TextFeatures], stats: Stats, batch_gpu: int
-) -> int:
-    """One optimizer step of D (and V), then one of G; returns the size of micro-batches that fitted."""
+    state: TrainState,
+    batch: Batch,
+    features: CaptionFeatures[TextFeatures],
+    stats: Stats,
+    batch_gpu: int,
+    wishes: Wishes,
+) -> tuple[Verdict, list[str], int]:
+    """One optimizer step of D (and V), then one of G, as far as every number is finite on every rank.
+
+    Returns what all ranks do, which of this rank's numbers weren't finite, and the size of micro-batches that fitted.
+    """
     _set_learning_rate(state)
     # R1 every r1_interval steps, weighted up by the same factor (lazy regularization).
     r1 = state.weights.r1_gamma > 0 and state.step % state.cfg.loss.r1_interval == 0
+    others = other_captions(state, batch.captions)
+    alone = not state.cfg.train.shard_G  # ranks meet above and in `exchange`, and within a half only for G's shards
 
-    def judges(size: int) -> None:
-        share = size / state.cfg.train.batch
+    def judges(size: int) -> Values:
         with ExitStack() as turn:
             for network, optimizer in state.judges:
                 turn.enter_context(updating(network, optimizer))
                 optimizer.zero_grad(set_to_none=True)
-            for micro in micro_batches(state, batch, features, size, phase=0):
-                stats.add(discriminator_step(state, micro, share=share, r1=r1))
-            for network, optimizer in state.judges:
-                stats.add({f"Gradients/{'V' if network is state.V else 'D'}": gradient_norm(optimizer)})
-                optimizer.step()
+            parts = micro_batches(state, batch, features, size, phase=0)
+            return [discriminator_step(state, part, share=size / state.cfg.train.batch, r1=r1) for part in parts]
 
-    def generator(size: int) -> None:
-        share = size / state.cfg.train.batch
+    def generator(size: int) -> Values:
         with updating(state.G, state.opt_G):
             state.opt_G.zero_grad(set_to_none=True)
-            for micro in micro_batches(state, batch, features, size, phase=1):
-                stats.add(generator_step(state, micro, share=share))
-            stats.add({"Gradients/G": gradient_norm(state.opt_G)})
-            state.opt_G.step()
+            state.mean_style.zero_()
+            parts = micro_batches(state, batch, features, size, phase=1, others=others)
+            return [generator_step(state, part, share=size / state.cfg.train.batch) for part in parts]
 
     # Each half on its own: a half that is done isn't done again.
-    return _within_memory(generator, _within_memory(judges, batch_gpu) if state.judges else batch_gpu)
+    if state.judges:
+        values, batch_gpu = _within_memory(judges, batch_gpu, alone=alone)
+        optimizers = {"V" if network is state.V else "D": optimizer for network, optimizer in state.judges}
+        verdict, broken = _apply(optimizers, values, [], stats, wishes)
+        if not verdict.good:
+            return verdict, broken, batch_gpu
+    values, batch_gpu = _within_memory(generator, batch_gpu, alone=alone)
+    verdict, broken = _apply({"G": state.opt_G}, values, [state.mean_style], stats, wishes)
+    if verdict.good:
+        state.G.mapping.track(state.mean_style[None])
+    return verdict, broken, batch_gpu
+
+
+def _apply(
+    optimizers: dict[str, torch.optim.AdamW],
+    values: Values,
+    extra: list[Tensor],
+    stats: Stats,
+    wishes: Wishes,
+) -> tuple[Verdict, list[str]]:
+    """Exchange gradients over ranks and let them move the weights where all is finite; else name what isn't here."""
+    losses = torch.stack([v for part in values for name, v in part.items() if name.startswith("Loss/")]).sum()
+    verdict, norms = exchange(list(optimizers.values()), losses, extra, wishes)
+    if not verdict.good:
+        return verdict, sorted({name for part in values for name, v in part.items() if not bool(v.isfinite())})
+    for part in values:
+        stats.add(part)
+    stats.add({f"Gradients/{name}": norm for name, norm in zip(optimizers, norms, strict=True)})
+    for optimizer in optimizers.values():
+        optimizer.step()
+    return verdict, []
+
+
+def _go_back(state: TrainState, run_dir: Path, saver: Saver) -> None:
+    """To the last state; the pictures since then are passed over, and the rates are halved the first time."""
+    saver.wait()
+    dist.barrier()  # what the first rank saved is there for all
+    saved = checkpoint.latest_state(run_dir)
+    assert saved is not None, "a run begins with a state"
+    reached = state.place
+    state.load_state_dict(saved.tensors, saved.nimg, saved.meta)
+    state.passed_over += reached - state.place
+    state.rate = 0.5
+    log.warning(
+        "numbers stayed other than finite: went back to %.3f kimg, passing over %d images, learning rates halved",
+        state.nimg / 1000,
+        state.passed_over,
+    )
+    saver.save(state)  # a restart must not meet the same pictures again
+    saver.finish()
 
 
 def _sound(now: list[str], known: set[str]) -> set[str]:
@@ -145,14 +247,16 @@ def _sound(now: list[str], known: set[str]) -> set[str]:
     return set(kinds)
 
 
-def _within_memory(half: Callable[[int], None], batch_gpu: int) -> int:
-    """Half a step, its micro-batches halved until they fit; returns the size that did."""
+def _within_memory(half: Callable[[int], Values], batch_gpu: int, *, alone: bool) -> tuple[Values, int]:
+    """Half a step, its micro-batches halved until they fit; what it gave, and the size that did.
+
+    Not where ranks meet within the half (not `alone`): the others wouldn't begin again.
+    """
     while True:
         try:
-            half(batch_gpu)
-            return batch_gpu
+            return half(batch_gpu), batch_gpu
         except RuntimeError as error:  # torch has no one class for this
-            if not _out_of_memory(error) or batch_gpu < 4 or batch_gpu % 2:
+            if not (alone and _out_of_memory(error)) or batch_gpu < 4 or batch_gpu % 2:
                 raise
             batch_gpu //= 2
             log.warning("memory ran out; train.batch_gpu is now %d (same batch, same result)", batch_gpu)
@@ -163,53 +267,18 @@ def _set_learning_rate(state: TrainState) -> None:
     for optimizer, cfg in [(state.opt_G, state.cfg.optim_G), *judges]:
         warm = min(1.0, (state.nimg + state.cfg.train.batch) / (cfg.warmup_kimg * 1000)) if cfg.warmup_kimg else 1.0
         for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * warm
-
-
-def _restore_or_init(state: TrainState, run_dir: Path) -> None:
-    saved = checkpoint.latest_state(run_dir)
-    if saved is not None:
-        state.load_state_dict(saved.tensors, saved.nimg)
-        log.info("resumed from %s at %.3f kimg", saved.path.name, saved.nimg / 1000)
-    elif state.cfg.init:
-        model = checkpoint.load_model(state.cfg.init, device=state.device)
-        taken = grow_from(state.G, dict(model.generator.state_dict()), what=state.cfg.init)
-        state.G_ema.load_state_dict(state.G.state_dict())
-        if model.discriminator is not None:
-            grow_from(state.D, dict(model.discriminator.state_dict()), what=state.cfg.init)
-        log.info("started from %s: %d of %d tensors of G", state.cfg.init, taken, len(state.G.state_dict()))
-
-
-def _check_config(cfg: RunConfig, run_dir: Path) -> None:
-    """A run goes on only with the configuration it began with. Raises ConfigError naming what differs."""
-    path = run_dir / "config.yaml"
-    if path.exists() and (changed := _changed_lines(path.read_text(encoding="utf-8"), to_yaml(cfg))):
-        raise ConfigError(
-            f"{run_dir} was begun with other values ({'; '.join(changed[:3])}); give the same ones or a new --run-dir"
-        )
-
-
-def _changed_lines(old: str, new: str) -> list[str]:
-    pairs = zip(old.splitlines(), new.splitlines(), strict=False)
-    return [f"was {a.strip()}, now {b.strip()}" for a, b in pairs if a != b and not a.strip().startswith(FREE_KEYS)]
-
-
-def _save_state(state: TrainState, run_dir: Path) -> None:
-    if dist.rank():
-        return
-    checkpoint.save_state(
-        run_dir, state.nimg, state.state_dict(), {"seed": state.cfg.train.seed}, keep=state.cfg.train.keep_checkpoints
-    )
+            group["lr"] = group["base_lr"] * warm * state.rate
 
 
 def _save_snapshot(state: TrainState, encoder: TextEncoder, run_dir: Path, prompts: list[str]) -> None:
+    G_ema = state.average()
     if dist.rank():
         return
     provenance = {"kimg": state.nimg / 1000, "config": state.cfg.model_dump(mode="json")}
     checkpoint.save_model(
-        run_dir / "model", state.G_ema, encoder, provenance=provenance, dtype=torch.float32, discriminator=state.D
+        run_dir / "model", G_ema, encoder, provenance=provenance, dtype=torch.float32, discriminator=state.D
     )
-    pipe = Pipeline(state.G_ema, encoder)
+    pipe = Pipeline(G_ema, encoder)
     rows: list[list[Image.Image]] = []
     for prompt in prompts:
         rows.append(list(pipe(prompt or None, seeds=GRID_SEEDS, truncation_psi=1).images))
@@ -228,14 +297,26 @@ def _out_of_memory(error: RuntimeError) -> bool:
     return "out of memory" in text or "can't allocate memory" in text
 
 
+class _Stop(threading.Event):
+    """Whether a signal asked the run to stop, and which."""
+
+    number: int = 0
+
+
 @contextmanager
-def _stop_requested() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets: the run saves after the step in hand and ends."""
-    stop = threading.Event()
+def _stop_requested() -> Iterator[_Stop]:
+    """Ctrl-C or SIGTERM: the run saves after the step in hand and ends. A second one ends it at once."""
+    stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, frame: object) -> None:
+        signal.signal(number, before[signal.Signals(number)])
+        stop.number = number
+        stop.set()
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:

@@ -1,20 +1,22 @@
 """All that a run carries from step to step: networks, running average, optimizers, images seen."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gigagan import dist
 from gigagan.config import OptimizerConfig, RunConfig, Weights
-from gigagan.errors import CheckpointError
+from gigagan.errors import CheckpointError, ConfigError
 from gigagan.losses import ema_decay
 from gigagan.models.discriminator import Discriminator
 from gigagan.models.frozen import ImageNetwork
 from gigagan.models.generator import Generator
 from gigagan.models.vision_aided import VisionAidedDiscriminator
 from gigagan.training.contrast import Contrast
+from gigagan.training.sharding import is_sharded, like, local, recompute, shard, whole
 
 
 class TrainState:
@@ -35,12 +37,25 @@ class TrainState:
         self.image_network = image_network
         self.contrast = contrast
         self.nimg = 0
+        self.passed_over = 0
+        """Images of the training order left out for good, where losses weren't finite (`guard`)."""
+        self.data = ""
+        """Fingerprint of the set that it learns from."""
+        self.rate = 1.0
+        """Factor on every learning rate; halved once where losses weren't finite (`guard`)."""
         self.G = Generator(cfg.generator, feature_dim=feature_dim).to(device)
         self.D = Discriminator(cfg.discriminator, resolution=cfg.generator.resolution, feature_dim=feature_dim).to(
             device
         )
         self.G_ema = Generator(cfg.generator, feature_dim=feature_dim).to(device).requires_grad_(False).eval()
         self.G_ema.load_state_dict(self.G.state_dict())
+        if cfg.train.shard_G:
+            if dist.world_size() == 1:
+                raise ConfigError("train.shard_G needs several processes, but there is one; set it to false")
+            for network in (self.G, self.G_ema):
+                shard(network, device)
+        if cfg.train.recompute:
+            recompute(self.G, self.D)
         _freeze_stages(self.D, cfg.train.freeze_D)
         # Lazy regularization adds a D step in r1_interval; Adam's rate and memory shrink alike (StyleGAN2).
         lazy = cfg.loss.r1_interval / (cfg.loss.r1_interval + 1) if cfg.loss.r1_gamma else 1.0
@@ -60,7 +75,10 @@ class TrainState:
         # are padded to is compiled by itself: shapes left open fail in torch 2.13.
         self.synthesize = torch.compile(self.G.synthesize, dynamic=False) if cfg.train.compile else self.G.synthesize
         self.phi = torch.compile(self.D.phi, dynamic=False) if cfg.train.compile else self.D.phi
-        self.G.requires_grad_(False)  # until `updating` says whose turn it is
+        self.mean_style = torch.zeros(cfg.generator.w_dim, device=device)
+        """Mean style of the step in hand, summed up over micro-batches and ranks."""
+        if not cfg.train.shard_G:  # gathered weights keep what they were gathered with
+            self.G.requires_grad_(False)  # until `updating` says whose turn it is
         self.D.requires_grad_(False)
         if self.V is not None:
             self.V.requires_grad_(False)
@@ -69,6 +87,11 @@ class TrainState:
     def step(self) -> int:
         """Optimizer steps done."""
         return self.nimg // self.cfg.train.batch
+
+    @property
+    def place(self) -> int:
+        """Place in the endless training order: what a step is shown and draws is a function of the seed and this."""
+        return self.nimg + self.passed_over
 
     @property
     def weights(self) -> Weights:
@@ -81,29 +104,55 @@ class TrainState:
         return torch.bfloat16 if self.cfg.train.dtype == "bfloat16" else torch.float32
 
     @torch.no_grad()
-    def update_ema(self) -> None:
-        """Move G_ema towards G; half-life cfg.train.ema_kimg, at first shorter: a twentieth of the run so far."""
+    def update_ema(self) -> bool:
+        """Move G_ema towards G; half-life cfg.train.ema_kimg, at first shorter: a twentieth of the run so far.
+
+        Returns whether G's weights are finite; where they aren't, G_ema stays as it is.
+        """
+        if not all_finite([*self.G.parameters(), *self.G.buffers()]):
+            return False
         decay = ema_decay(self.cfg.train.batch, min(self.cfg.train.ema_kimg, (self.nimg + 1) / 20_000))
-        ours: list[Tensor] = list(self.G_ema.parameters())
-        theirs: list[Tensor] = list(self.G.parameters())
+        ours, theirs = local(list(self.G_ema.parameters())), local(list(self.G.parameters()))
         torch._foreach_lerp_(ours, theirs, 1 - decay)
         for mine, other in zip(self.G_ema.buffers(), self.G.buffers(), strict=True):
             mine.copy_(other)
+        return True
+
+    def average(self) -> Generator:
+        """G_ema, gathered where it is sharded; every rank must ask for it."""
+        if not self.cfg.train.shard_G:
+            return self.G_ema
+        with torch.device("meta"):
+            gathered = Generator(self.cfg.generator, feature_dim=self.G_ema.feature_dim)
+        tensors = {name: whole(value).to(self.device) for name, value in self.G_ema.state_dict().items()}
+        gathered.load_state_dict(tensors, assign=True)
+        return gathered.requires_grad_(False).eval()
+
+    def numbers(self) -> dict[str, Any]:
+        """What besides `nimg`, the tensors and the configuration is the state."""
+        return {"passed_over": self.passed_over, "rate": self.rate, "data": self.data}
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """Every tensor of the run, by component; with `nimg` and the configuration it is the whole state."""
-        tensors = {name: dict(network.state_dict()) for name, network in self._networks().items()}
+        """Every tensor of the run, by component; with `nimg`, `numbers` and the configuration it is the whole state."""
+        tensors = {
+            name: {key: whole(value) for key, value in network.state_dict().items()}
+            for name, network in self._networks().items()
+        }
         for name, (optimizer, network) in self._optimizers().items():
             tensors[name] = _optimizer_tensors(optimizer, network)
         return tensors
 
-    def load_state_dict(self, tensors: dict[str, dict[str, Tensor]], nimg: int) -> None:
+    def load_state_dict(
+        self, tensors: dict[str, dict[str, Tensor]], nimg: int, numbers: Mapping[str, Any] | None = None
+    ) -> None:
         """Take over a saved state. Raises CheckpointError when a tensor is missing or of another shape."""
         for name, network in self._networks().items():
             load_tensors(network, tensors.get(name, {}), what=name)
         for name, (optimizer, network) in self._optimizers().items():
             _load_optimizer(optimizer, network, tensors.get(name, {}))
         self.nimg = nimg
+        self.passed_over = int((numbers or {}).get("passed_over", 0))
+        self.rate = float((numbers or {}).get("rate", 1.0))
 
     def _networks(self) -> dict[str, nn.Module]:
         networks: dict[str, nn.Module] = {"G": self.G, "D": self.D, "G_ema": self.G_ema}
@@ -118,11 +167,15 @@ class TrainState:
 
 
 def build_optimizer(network: nn.Module, cfg: OptimizerConfig, *, lazy: float) -> torch.optim.AdamW:
-    """AdamW over a network's parameters in four groups: attention or not, learned text layers or not (paper 6)."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    """AdamW over a network's parameters in four groups: attention or not, learned text layers or not (paper 6).
+
+    Sharded ones have groups of their own.
+    """
+    groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault(("attention" in name, name.startswith("text.")), []).append(parameter)
+            kind = ("attention" in name, name.startswith("text."), is_sharded(parameter))
+            groups.setdefault(kind, []).append(parameter)
     return torch.optim.AdamW(
         [
             {
@@ -131,7 +184,7 @@ def build_optimizer(network: nn.Module, cfg: OptimizerConfig, *, lazy: float) ->
                 "base_lr": cfg.lr * lazy * (cfg.text_lr_multiplier if is_text else 1.0),
                 "weight_decay": cfg.attention_weight_decay if is_attention else cfg.weight_decay,
             }
-            for (is_attention, is_text), parameters in groups.items()
+            for (is_attention, is_text, _), parameters in groups.items()
         ],
         betas=(float(cfg.beta1**lazy) if cfg.beta1 else 0.0, float(cfg.beta2**lazy)),
         fused=True,
@@ -147,7 +200,16 @@ def updating(network: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[N
     try:
         yield
     finally:
-        network.requires_grad_(False)
+        if not any(is_sharded(parameter) for parameter in trained):
+            network.requires_grad_(False)
+
+
+def all_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether every number is finite, on every rank, told from the lengths of the tensors."""
+    broken = (~torch.stack(torch._foreach_norm(local(tensors))).isfinite()).sum()
+    if any(is_sharded(tensor) for tensor in tensors):
+        dist.add_up([broken])
+    return not bool(broken)
 
 
 def load_tensors(network: nn.Module, tensors: dict[str, Tensor], *, what: str) -> None:
@@ -162,7 +224,7 @@ def load_tensors(network: nn.Module, tensors: dict[str, Tensor], *, what: str) -
     ]
     if faults:
         raise CheckpointError(f"{what} doesn't fit this configuration: {'; '.join(faults[:5])}; train in a new run dir")
-    network.load_state_dict(tensors)
+    network.load_state_dict({name: like(value, own[name]) for name, value in tensors.items()})
 
 
 def grow_from(network: nn.Module, tensors: dict[str, Tensor], *, what: str) -> int:
@@ -174,7 +236,7 @@ def grow_from(network: nn.Module, tensors: dict[str, Tensor], *, what: str) -> i
     fitting = {k: v for k, v in tensors.items() if k in own and v.shape == own[k].shape}
     if not fitting:
         raise CheckpointError(f"{what}: none of its tensors fits this configuration; use the preset it was made with")
-    network.load_state_dict({**own, **fitting})
+    network.load_state_dict({**own, **{name: like(value, own[name]) for name, value in fitting.items()}})
     return len(fitting)
 
 
@@ -188,7 +250,7 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> 
     flat: dict[str, Tensor] = {}
     for parameter, values in optimizer.state.items():
         for key, value in values.items():
-            flat[f"{names[id(parameter)]}/{key}"] = torch.as_tensor(value)
+            flat[f"{names[id(parameter)]}/{key}"] = whole(torch.as_tensor(value))
     return flat
 
 
@@ -199,6 +261,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module, tensor
         name, _, slot = key.rpartition("/")
         if name not in parameters:
             raise CheckpointError(f"optimizer state of {name}: this configuration has no such parameter")
-        state.setdefault(parameters[name], {})[slot] = value.to(parameters[name].device)
+        own = parameters[name]
+        state.setdefault(own, {})[slot] = like(value, own) if value.shape == own.shape else value.to(own.device)
     optimizer.state.clear()
     optimizer.state.update(state)

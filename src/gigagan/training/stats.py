@@ -6,8 +6,10 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from gigagan import dist
 from gigagan.errors import GigaGANError, MissingExtra
 
 
@@ -21,10 +23,12 @@ class Stats:
             raise MissingExtra("tensorboard", "train") from None
         self.path = run_dir / "stats.jsonl"
         self.total_kimg = total_kimg
-        self.writer = SummaryWriter(str(run_dir / "tensorboard"))
+        self.writer = SummaryWriter(str(run_dir / "tensorboard")) if dist.rank() == 0 else None
         self.values: dict[str, list[Tensor]] = defaultdict(list)
         self.tick_start = time.monotonic()
         self.cpu_start = time.process_time()
+        self.waited_sec = 0.0
+        """Spent waiting for data since the tick began."""
         self.tick_nimg = -1
 
     def add(self, values: dict[str, Tensor]) -> None:
@@ -35,7 +39,13 @@ class Stats:
     def start(self, nimg: int) -> None:
         """The first tick begins here."""
         self.tick_nimg = nimg
+        self.waited_sec = 0.0
         self.tick_start, self.cpu_start = time.monotonic(), time.process_time()
+
+    def forget(self, nimg: int) -> None:
+        """The run went back: a new tick begins here, without what was added."""
+        self.values.clear()
+        self.start(nimg)
 
     def images(self, nimg: int) -> int:
         """Images since the last tick."""
@@ -46,12 +56,12 @@ class Stats:
         return self.images(nimg) >= kimg_per_tick * 1000 or time.monotonic() - self.tick_start >= max_sec_per_tick
 
     def tick(self, nimg: int, extra: dict[str, float]) -> dict[str, float]:
-        """Write and print the tick that ends now.
+        """Average over ranks, write and print the tick that ends now; every rank calls it, the first one writes.
 
         Raises GigaGANError when a loss isn't finite: the run stops before it spoils its checkpoints.
         """
         seconds, images = max(time.monotonic() - self.tick_start, 1e-9), self.images(nimg)
-        row = {name: sum(float(v) for v in values) / len(values) for name, values in self.values.items()}
+        row = self._averages()
         broken = [name for name, value in row.items() if not math.isfinite(value)]
         if broken:
             raise GigaGANError(
@@ -64,19 +74,31 @@ class Stats:
         row |= {
             "Progress/kimg": nimg / 1000,
             "Timing/images_per_sec": images_per_sec,
+            "Timing/waiting_for_data": self.waited_sec / seconds,
             "Timing/sec_per_kimg": 1000 * seconds / max(images, 1),
             "Timing/cpu_sec_per_kimg": 1000 * (time.process_time() - self.cpu_start) / max(images, 1),
             **extra,
         }
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        for name, value in row.items():
-            self.writer.add_scalar(name, value, global_step=nimg)
-        self.writer.flush()
-        self._print(row, images_per_sec)
+        if self.writer is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            for name, value in row.items():
+                self.writer.add_scalar(name, value, global_step=nimg)
+            self.writer.flush()
+            self._print(row, images_per_sec)
         self.values.clear()
         self.start(nimg)
         return row
+
+    def _averages(self) -> dict[str, float]:
+        """Of each name, over all its values on all ranks."""
+        sums = {name: torch.tensor([sum(map(float, values)), len(values)]) for name, values in self.values.items()}
+        if sums:
+            home = next(iter(self.values.values()))[0].device
+            together = torch.stack(list(sums.values())).to(home)
+            dist.add_up([together])
+            sums = dict(zip(sums, together, strict=True))
+        return {name: float(total / count) for name, (total, count) in sums.items()}
 
     def _print(self, row: dict[str, float], images_per_sec: float) -> None:
         left = max(self.total_kimg - row["Progress/kimg"], 0) * 1000 / max(images_per_sec, 1e-9)
@@ -90,4 +112,5 @@ class Stats:
 
     def close(self) -> None:
         """Let go of the files."""
-        self.writer.close()
+        if self.writer is not None:
+            self.writer.close()

@@ -13,6 +13,7 @@ from gigagan.config import LossConfig
 from gigagan.models.frozen import TextFeatures
 from gigagan.models.layers import image_pyramid, to_float
 from gigagan.training.micro_batches import MicroBatch
+from gigagan.training.sharding import second_order
 from gigagan.training.state import TrainState
 from gigagan.training.vision import vision_judged, vision_judges
 
@@ -87,7 +88,7 @@ def generator_step(state: TrainState, batch: MicroBatch, *, share: float) -> Sta
     weights = state.weights
     condition = state.G.text(batch.features)
     w = state.G.mapping(batch.z, condition.t_global)
-    state.G.mapping.track(w.detach())
+    state.mean_style += w.detach().mean(dim=0) * share
     pyramid = state.synthesize(w, condition, dtype=state.dtype)
 
     shown = batch.augmentation(pyramid[: state.D.num_levels])
@@ -131,7 +132,7 @@ def _r1(state: TrainState, pyramid: list[Tensor], features: TextFeatures, count:
     """R1 in float32; fused attention kernels have no second derivative."""
     leaves = [img.detach().requires_grad_(True) for img in pyramid]
     loss = state.cfg.loss
-    with sdpa_kernel(SDPBackend.MATH):
+    with sdpa_kernel(SDPBackend.MATH), second_order():
         logits = state.D(leaves, features.first(count), dtype=torch.float32)
         return losses.r1_penalty(
             logits, leaves, level_weights=loss.level_weights, intermediate_weight=loss.intermediate_adv_weight

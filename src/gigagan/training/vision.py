@@ -6,7 +6,7 @@ All look at full-size pictures as D is shown them, augmented alike, so that one 
 import torch
 from torch import Tensor
 
-from gigagan import dist, losses
+from gigagan import losses
 from gigagan.models.frozen import ImageFeatures
 from gigagan.models.layers import to_float
 from gigagan.models.vision_aided import VisionAidedDiscriminator
@@ -69,9 +69,9 @@ def vision_judged(state: TrainState, batch: MicroBatch, generated: Tensor) -> tu
 
 def _clip_contrastive(state: TrainState, contrast: Contrast | None, batch: MicroBatch, seen: ImageFeatures) -> Tensor:
     assert contrast is not None
-    others = dist.gather(contrast.text(list(dict.fromkeys(batch.whole))))
+    assert batch.others is not None
     # Deviation: the paper's batch has 512 captions or more; a small one borrows others from the training split.
-    others = torch.cat([others, contrast.others])
+    others = torch.cat([batch.others, contrast.others])
     own = contrast.text(batch.captions)
     return losses.clip_contrastive(contrast.picture(seen), own, others, scale=contrast.scale).mean()
 

@@ -1,0 +1,105 @@
+"""Where files are: on this machine or behind a URL (S3, HTTP and whatever else fsspec reads), as paths of one kind.
+
+A read that fails is tried again, since far away that is common; what is tried again changes nothing.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gigagan.errors import DataError, MissingExtra
+
+SCHEMES = ("http", "https", "s3", "gs", "gcs", "az", "abfs", "hf")
+"""Others are refused: `file:` is a path without a scheme, and nothing that runs a program is read."""
+TRIES = 4
+FIRST_WAIT_SEC = 0.1
+
+T = TypeVar("T")
+
+
+def place(path: Path | str) -> Path:
+    """The path, or of a URL what behaves like one. Raises DataError for a scheme that isn't read."""
+    scheme, separator, _ = str(path).partition("://")
+    if isinstance(path, Path) or not separator:
+        return path if isinstance(path, Path) else Path(path)
+    if scheme not in SCHEMES:
+        raise DataError(f"{path}: {scheme}:// isn't read; give a path or one of {', '.join(SCHEMES)}")
+    try:
+        from upath import UPath
+
+        far: Any = UPath(path)
+        _ = far.fs
+    except ImportError as error:
+        package = "universal-pathlib" if error.name == "upath" else f"what {scheme}:// needs ({error})"
+        raise MissingExtra(package, "data") from None
+    chosen: Path = far
+    return chosen
+
+
+def is_far(path: Path) -> bool:
+    """Whether it is behind a URL."""
+    return hasattr(path, "fs") and not isinstance(path, type(Path()))
+
+
+def read_bytes(path: Path, offset: int, size: int) -> bytes:
+    """A part of a file; the one place that reads a set's pictures. Raises DataError where the file is shorter."""
+    content = patiently(lambda: _read(path, offset, size), path)
+    if len(content) != size:
+        raise DataError(f"{path}: ends {size - len(content)} bytes early; get the file again")
+    return content
+
+
+class Opened:
+    """A file from front to back, in pieces of some size where it is far: what is passed over costs little."""
+
+    def __init__(self, path: Path, *, piece: int = 2**18) -> None:
+        self.path, self.size, self.piece = path, size_of(path), piece
+        self._offset, self._start, self._held = 0, 0, b""
+
+    def seek(self, offset: int) -> None:
+        """The next read begins here."""
+        self._offset = offset
+
+    def read(self, size: int) -> bytes:
+        """So many bytes, fewer at the end of the file."""
+        size = max(min(size, self.size - self._offset), 0)
+        begin = self._offset - self._start
+        if not 0 <= begin <= begin + size <= len(self._held):
+            length = min(max(size, self.piece), self.size - self._offset)
+            self._start, self._held = self._offset, read_bytes(self.path, self._offset, length)
+            begin = 0
+        self._offset += size
+        return self._held[begin : begin + size]
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file."""
+    return patiently(lambda: int(path.stat().st_size), path)
+
+
+def patiently(read: Callable[[], T], path: Path) -> T:
+    """What `read` gives; of a far file, it is tried again with growing waits. Raises OSError."""
+    for number in range(TRIES):
+        try:
+            return read()
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # each file system has errors of its own
+            if not is_far(path):
+                raise
+            if number == TRIES - 1:
+                raise OSError(f"{' '.join(str(error).split())[:200] or type(error).__name__}") from None
+            time.sleep(FIRST_WAIT_SEC * 2**number * random.uniform(0.5, 1.5))
+    raise AssertionError
+
+
+def _read(path: Path, offset: int, size: int) -> bytes:
+    if is_far(path):
+        far: Any = path
+        content: bytes = far.fs.cat_file(far.path, start=offset, end=offset + size) if size else b""
+        return content
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
