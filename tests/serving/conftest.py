@@ -64,7 +64,9 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *command: str, environment: dict[str, str] | None = None) -> Iterator[Running]:
+def running(
+    folder: Path, *command: str, environment: dict[str, str] | None = None, tracebacks: int = 0
+) -> Iterator[Running]:
     log = folder / "log.txt"
     with (
         log.open("w") as errors,
@@ -89,7 +91,7 @@ def running(folder: Path, *command: str, environment: dict[str, str] | None = No
                 except subprocess.TimeoutExpired:
                     process.kill()
                     raise
-    assert "Traceback" not in log.read_text(), log.read_text()[-5000:]
+    assert log.read_text().count("Traceback") == tracebacks, log.read_text()[-5000:]
 
 
 def limited(folder: Path, keys: tuple[str, ...] = (), **limits: Any) -> contextlib.AbstractContextManager[Running]:

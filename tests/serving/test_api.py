@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import re
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,8 +30,9 @@ GENERATIONS = "/images/generations"
 
 
 @pytest.fixture(scope="module")
-def client(server: Any) -> openai.OpenAI:
-    return openai.OpenAI(base_url=server.url, api_key="none", max_retries=0)
+def client(server: Any) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
@@ -364,6 +367,8 @@ class Checker:
         return "no cats here" if "cat" in prompt else ""
 
     def check_picture(self, image):
+        if image.size == (8, 8):
+            raise RuntimeError("a mistake of the operator's")
         return "too square" if image.size == (32, 32) else ""
 """
 KEYS = ("first-key-of-sixteen-or-more", "second-key-of-sixteen-or-more")
@@ -375,7 +380,9 @@ def test_keys_guard_every_route_and_a_checker_its_pictures(launch: Any, tmp_path
     command = ["-m", "gigagan", "serve", "--port", "0", "--per-key", "2", "--log-prompts"]
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     environment = {"GIGAGAN_API_KEYS": " ".join(KEYS), "PYTHONPATH": path}
-    with launch(tmp_path, *command, "--safety", "house_rules:Checker", environment=environment) as server:
+    checked = ("--safety", "house_rules:Checker")
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(launch(tmp_path, *command, *checked, environment=environment, tracebacks=2))
         with_key = {"authorization": f"Bearer {KEYS[1]}"}
         paths = [
             *httpx.get(f"{server.root}/openapi.json", headers=with_key).json()["paths"],
@@ -391,11 +398,14 @@ def test_keys_guard_every_route_and_a_checker_its_pictures(launch: Any, tmp_path
                         assert answer.status_code == 401, route
                         assert answer.json()["error"]["code"] == "invalid_api_key"
         assert httpx.get(f"{server.root}/health/live").status_code == 200
-        for key in KEYS:
-            client = openai.OpenAI(base_url=server.url, api_key=key, max_retries=0)
-            assert client.images.generate(prompt="a dog").data
-        with pytest.raises(openai.AuthenticationError):
-            openai.OpenAI(base_url=server.url, api_key="wrong", max_retries=0).images.generate(prompt="a dog")
+        for key in (*KEYS, "wrong"):
+            with openai.OpenAI(base_url=server.url, api_key=key, max_retries=0) as asking:
+                if key in KEYS:
+                    assert asking.images.generate(prompt="a dog").data
+                else:
+                    with pytest.raises(openai.AuthenticationError):
+                        asking.images.generate(prompt="a dog")
+        client = stack.enter_context(openai.OpenAI(base_url=server.url, api_key=KEYS[0], max_retries=0))
         for said in ({"prompt": "a cat"}, {"prompt": "a dog", "size": "32x32"}, {"prompt": "a cat", "stream": True}):
             with pytest.raises(openai.BadRequestError) as caught:
                 client.images.generate(**said)  # type: ignore[call-overload]
@@ -403,6 +413,13 @@ def test_keys_guard_every_route_and_a_checker_its_pictures(launch: Any, tmp_path
         # A stream that is refused once it began ends in an error, not in silence.
         with pytest.raises(openai.APIError, match="too square"):
             list(client.images.generate(prompt="a dog", size="32x32", stream=True, partial_images=1))
+
+        with pytest.raises(openai.APIError, match="something is wrong"):
+            list(client.images.generate(prompt="a dog", size="8x8", stream=True, partial_images=1))
+        with pytest.raises(openai.InternalServerError, match="something is wrong") as told:
+            client.images.generate(prompt="a dog", size="8x8")
+        assert told.value.code == "internal_error"
+        assert "operator" not in told.value.response.text
 
         codes: list[int] = []
 

@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 MAX_MESSAGE = 500
+BUG = "something is wrong in the server; its log says what"
 
 
 class ApiError(Exception):

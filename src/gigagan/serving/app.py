@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from gigagan import __version__
 from gigagan.serving import generation
-from gigagan.serving.api_error import ApiError
+from gigagan.serving.api_error import BUG, ApiError
 from gigagan.serving.gate import Gate
 from gigagan.serving.service import Service
 
@@ -44,6 +44,7 @@ def make_app(
     app.router.redirect_slashes = False
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _bug)
     _add_routes(app, service)
     routes = [route.path for route in app.routes if hasattr(route, "path")]
     return Gate(app, hosts=hosts, keys=keys, routes=routes, limits=service.limits, metrics=service.metrics)
@@ -98,6 +99,11 @@ def _model(service: Service) -> dict[str, Any]:
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return Response(error.content, error.status, headers=error.headers)
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    """The gate logs it."""
+    return await _api_error(request, ApiError(500, "internal_error", BUG))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

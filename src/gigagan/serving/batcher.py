@@ -124,10 +124,11 @@ class Batcher:
         watch = asyncio.create_task(worker.gone())
         try:
             while True:
-                # A worker that dies while idle is found out at once, not by the next request.
-                arrival = asyncio.create_task(self._arrived.wait())
-                await asyncio.wait({arrival, watch}, return_when=asyncio.FIRST_COMPLETED)
-                arrival.cancel()
+                if not self._arrived.is_set():
+                    # A worker that dies while idle is found out at once, not by the next request.
+                    arrival = asyncio.create_task(self._arrived.wait())
+                    await asyncio.wait({arrival, watch}, return_when=asyncio.FIRST_COMPLETED)
+                    arrival.cancel()
                 if watch.done():
                     raise WorkerGone("while idle")
                 self._running = self._take(worker.facts.batch)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
-from gigagan.serving.api_error import ApiError
+from gigagan.serving.api_error import BUG, ApiError
 from gigagan.serving.limits import Limits
 from gigagan.serving.metrics import Metrics
 
@@ -85,7 +85,8 @@ class Gate:
             raise
         except Exception:
             log.exception("%s failed", answer.id)
-            await answer.refuse(ApiError(500, "internal_error", "something is wrong in the server; its log says what"))
+            if not answer.begun:  # else the app has told it, or the connection breaks
+                await answer.refuse(ApiError(500, "internal_error", BUG))
 
     def _admit(self, scope: Message) -> bytes:
         """The key of a request that may come in. Raises ApiError."""
@@ -114,6 +115,11 @@ class _Answer:
         self.status = 499  # until something is sent: the client left
         self._send = send
 
+    @property
+    def begun(self) -> bool:
+        """Whether a status was sent."""
+        return self.status != 499
+
     async def send(self, message: Message) -> None:
         """Pass on, with our headers."""
         if message["type"] == "http.response.start":
@@ -123,9 +129,7 @@ class _Answer:
         await self._send(message)
 
     async def refuse(self, error: ApiError) -> None:
-        """Send an error; too late where an answer began, whose connection then breaks."""
-        if self.status != 499:
-            raise error
+        """Send an error."""
         headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
         length = (b"content-length", str(len(error.content)).encode())
         await self.send({"type": "http.response.start", "status": error.status, "headers": [*headers, length]})

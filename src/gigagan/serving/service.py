@@ -1,9 +1,9 @@
 """A request's way: checked, queued, drawn, encoded, sent whole or as a stream."""
 
 import asyncio
-import contextlib
 import hashlib
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
 from gigagan.serving import generation
-from gigagan.serving.api_error import ApiError, invalid
+from gigagan.serving.api_error import BUG, ApiError, invalid
 from gigagan.serving.batcher import Batcher, Job
 from gigagan.serving.encode import encoded, image_of
 from gigagan.serving.generation import Order
@@ -23,6 +23,7 @@ from gigagan.serving.safety import SafetyChecker
 from gigagan.serving.wire import Answer, Facts
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 class Service:
@@ -200,7 +201,10 @@ async def _stream(first: bytes, events: AsyncIterator[bytes], jobs: Sequence[Job
         yield first
         async for event in events:
             yield event
-    except ApiError as error:
+    except Exception as error:
+        if not isinstance(error, ApiError):
+            log.exception("a stream failed")
+            error = ApiError(500, "internal_error", BUG)
         yield f"event: error\ndata: {json.dumps(error.body)}\n\n".encode()
     finally:
         _cancel(jobs)
@@ -209,8 +213,7 @@ async def _stream(first: bytes, events: AsyncIterator[bytes], jobs: Sequence[Job
 def _cancel(jobs: Sequence[Job]) -> None:
     """What waits isn't drawn; what is being drawn is dropped."""
     for job in jobs:
-        with contextlib.suppress(asyncio.InvalidStateError):
-            job.answer.cancel()
+        job.answer.cancel()
 
 
 def _refuse(reason: str, param: str) -> None:
