@@ -6,14 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from gigagan import pipeline
+from gigagan.checkpoint import save_model
+from gigagan.config import AttentionConfig, UpsamplerConfig
 from gigagan.errors import CheckpointError, ConfigError, PromptError
 from gigagan.models.discriminator import Discriminator
 from gigagan.models.frozen import HashedText
 from gigagan.models.generator import Generator
 from gigagan.models.layers import to_uint8
+from gigagan.models.upsampler import Upsampler
 from gigagan.pipeline import Pipeline, truncate
 
 Networks = Callable[[int], tuple[Generator, Discriminator]]
@@ -222,3 +226,82 @@ def test_bfloat16_is_near_float32(pipe: Pipeline, tmp_path: Path) -> None:
         Pipeline.from_pretrained(path, device="quantum")
     with pytest.raises(CheckpointError, match="no such model directory"):
         Pipeline.from_pretrained(tmp_path / "nowhere")
+
+
+# The upsampler behind the generator.
+
+
+@pytest.fixture(scope="module")
+def two_stages(tiny_networks: Networks) -> Pipeline:
+    """The generator of 16 px with an upsampler to 64."""
+    attention = AttentionConfig(resolutions=(4,), depths=(1,), head_dim=8)
+    cfg = UpsamplerConfig(
+        resolution=64,
+        input_resolution=16,
+        z_dim=8,
+        w_dim=16,
+        mapping_layers=2,
+        text_layers=1,
+        text_dim=16,
+        text_heads=2,
+        channel_base=256,
+        channel_max=16,
+        blocks=(1,) * 6,
+        num_filters=(1, 1, 1, 2, 1, 2),
+        attention=attention,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        upsampler = Upsampler(cfg, feature_dim=HashedText.feature_dim).eval().requires_grad_(False)
+    return Pipeline(tiny_networks(0)[0], HashedText(max_tokens=8), upsampler=upsampler)
+
+
+def test_pictures_come_out_of_the_upsampler_over_those_of_the_generator(two_stages: Pipeline, pipe: Pipeline) -> None:
+    out, small = two_stages(PROMPTS[:3], seeds=[1, 2, 3]), pipe(PROMPTS[:3], seeds=[1, 2, 3])
+    assert out.resolutions == [64, 32, 16, 8, 4]
+    assert out.images[0].size == (64, 64)
+    for ours, base in zip(out.pyramid[2:], small.pyramid, strict=True):
+        assert torch.equal(ours, base)
+    again = to_uint8(torch.nn.functional.avg_pool2d(out.pyramid[0].float() / 127.5 - 1, 4))
+    near = (again.int() - out.pyramid[2].int()).abs().float().mean()
+    far = (again.int() - out.pyramid[2].roll(1, 0).int()).abs().float().mean()
+    assert near < far  # each is the enlargement of its own
+
+
+def test_an_upsampled_picture_does_not_depend_on_its_neighbors(two_stages: Pipeline) -> None:
+    together, alone = two_stages(PROMPTS, seeds=[5, 6, 7, 8]), two_stages(PROMPTS[2], seeds=[7])
+    assert torch.equal(together.pyramid[0][2], alone.pyramid[0][0])
+
+
+def test_both_networks_are_kept_and_either_may_be_left_out(two_stages: Pipeline, tmp_path: Path) -> None:
+    path = two_stages.save_pretrained(tmp_path / "model")
+    whole, base = Pipeline.from_pretrained(path), Pipeline.from_pretrained(path, upsampled=False)
+    assert torch.equal(pixels(whole, PROMPTS[0], [3]), pixels(two_stages, PROMPTS[0], [3]))
+    assert base(PROMPTS[0], seeds=[3]).resolutions[0] == 16
+    save_model(tmp_path / "up", None, HashedText(max_tokens=8), provenance={}, upsampler=two_stages.upsampler)
+    with pytest.raises(ConfigError, match="holds an upsampler alone"):
+        Pipeline.from_pretrained(tmp_path / "up")
+    tampered = path / "upsampler" / "config.json"
+    tampered.write_text(tampered.read_text().replace('"z_dim": 8', '"z_dim": 9'))
+    with pytest.raises(CheckpointError, match="upsampler"):
+        Pipeline.from_pretrained(path)
+
+
+def test_upsample_takes_any_picture(two_stages: Pipeline, pipe: Pipeline) -> None:
+    picture = Image.new("LA", (9, 5), (100, 40))
+    assert two_stages.upsample(picture).size == (36, 20)
+    assert two_stages.upsample(picture, scale=2, prompt="a cat", seed=3).mode == "LA"
+    assert two_stages.upsample(picture, to=30).size == (30, 17)
+    with pytest.raises(ConfigError, match="scale and to both"):
+        two_stages.upsample(picture, scale=2, to=30)
+    with pytest.raises(ConfigError, match="holds no upsampler"):
+        pipe.upsample(picture)
+
+
+def test_two_stages_that_do_not_fit_are_refused(two_stages: Pipeline, tiny_networks: Networks) -> None:
+    assert two_stages.upsampler is not None
+    cfg = two_stages.upsampler.cfg.model_copy(update={"input_resolution": 32, "blocks": (1,) * 5})
+    with torch.device("meta"):
+        other = Upsampler(cfg.model_copy(update={"num_filters": (1,) * 5}), feature_dim=HashedText.feature_dim)
+    with pytest.raises(ConfigError, match="draws 16 px and the upsampler takes 32"):
+        Pipeline(tiny_networks(0)[0], HashedText(max_tokens=8), upsampler=other)

@@ -14,15 +14,20 @@ from gigagan.data.features import CaptionFeatures
 from gigagan.data.loader import Batch
 from gigagan.evaluation.readers import SHARED_DIM, Readers
 from gigagan.models.frozen import ClassNames, EfficientNetLite, HashedText, TextEncoder, TextFeatures, Unconditional
-from gigagan.models.generator import Generator
+from gigagan.models.networks import build_generator
+from gigagan.models.upsampler import Upsampler
 from gigagan.training.contrast import HeadsContrast, picture_features
-from gigagan.training.micro_batches import micro_batches
+from gigagan.training.micro_batches import micro_batches, other_captions
 from gigagan.training.state import TrainState, updating
 from gigagan.training.steps import discriminator_step, generator_step
 
 PAPER = {  # millions of trainable parameters of G, and how near we have to come
     "paper-t2i64": (652.5, 0.01),
     "imagenet64": (209.5, 0.02),
+    "paper-up512": (359.1, 0.01),
+    "paper-up1024": (693.0, 0.01),
+    "sr256": (359.0, 0.01),
+    "imagenet-up256": (359.8, 0.01),
     "ablation-01": (27.8, 0.02),
     "ablation-02": (158.9, 0.02),
     "ablation-03": (26.2, 0.02),
@@ -55,7 +60,7 @@ CHANGES = {  # row: its parent, and all that differs
     11: (10, {"loss.vision_weight"}),
 }
 BATCH = 2
-LARGE = {"paper-t2i64", "ablation-12", "imagenet64"}
+LARGE = {"paper-t2i64", "ablation-12", "imagenet64", "paper-up512", "paper-up1024", "sr256", "imagenet-up256"}
 SMALL = sorted(set(config.preset_names()) - LARGE)
 
 
@@ -75,6 +80,12 @@ def test_generators_have_the_papers_size(preset: str) -> None:
 def test_the_base_discriminator_has_the_papers_size() -> None:
     counted = cost.measure(config.load("paper-t2i64")).discriminator.total.parameters / 1e6
     assert counted == pytest.approx(381.4, rel=0.01)
+
+
+def test_the_class_conditional_pair_has_the_papers_size() -> None:
+    presets = ("imagenet64", "imagenet-up256")
+    counted = sum(cost.measure(config.load(p)).generator.total.parameters for p in presets) / 1e6
+    assert counted == pytest.approx(569, rel=0.01)
 
 
 @pytest.mark.parametrize("row", CHANGES)
@@ -102,7 +113,13 @@ def twin(preset: str) -> RunConfig:
         tree["text"] |= {"encoder": "hashed", "max_tokens": 16}
     if tree["text"]["num_classes"]:
         tree["text"]["num_classes"] = 4
-    tree["vision"] |= {"network": "lite0", "path": "", "resolution": cfg.generator.resolution}
+    side = cfg.generator.resolution
+    if tree["generator"]["kind"] == "upsampler":
+        side = 8 * tree["generator"]["resolution"] // tree["generator"]["input_resolution"]
+        tree["data"]["crop"] = side
+        tree["discriminator"]["blocks"] = [1] * (side.bit_length() - 2)
+        tree["generator"]["noise_max"] = 0.1
+    tree["vision"] |= {"network": "lite0", "path": "", "resolution": side}
     tree["vision"] |= {"channels": 16, "text_dim": 32, "text_heads": 2}
     tree["loss"]["r1_interval"] = 8
     tree["discriminator"]["minibatch_std"] = min(tree["discriminator"]["minibatch_std"], BATCH)
@@ -138,12 +155,12 @@ def train_twin(preset: str, steps: int, network: EfficientNetLite) -> None:
         cfg,
         feature_dim=encoder.feature_dim,
         device=torch.device("cpu"),
-        image_network=network if cfg.loss.clip_weight or cfg.loss.vision_weight else None,
+        image_network=network if cfg.loss.clip_weight or cfg.loss.vision_weight or cfg.loss.perceptual_weight else None,
         contrast=untrained_pair(network, cfg, encoder) if cfg.loss.clip_weight else None,
     )
     names = ["ape", "bee", "cow", "dog"][:BATCH]
     captions = [""] * BATCH if cfg.text.encoder == "none" else names
-    img = torch.randint(256, (BATCH, 3, cfg.generator.resolution, cfg.generator.resolution), dtype=torch.uint8)
+    img = torch.randint(256, (BATCH, 3, cfg.shown_side, cfg.shown_side), dtype=torch.uint8)
     batch, before = Batch(img, captions, [""] * BATCH), [p.clone() for p in state.G.parameters()]
     values: dict[str, Any] = {}
     for step in range(steps):
@@ -157,7 +174,8 @@ def train_twin(preset: str, steps: int, network: EfficientNetLite) -> None:
                 optimizer.step()
         with updating(state.G, state.opt_G):
             state.opt_G.zero_grad()
-            for micro in micro_batches(state, batch, encoder.encode, BATCH, phase=1):  # type: ignore[arg-type]
+            others = other_captions(state, captions)
+            for micro in micro_batches(state, batch, encoder.encode, BATCH, phase=1, others=others):  # type: ignore[arg-type]
                 values |= generator_step(state, micro, share=1.0)
             idle = [n for n, p in state.G.named_parameters() if p.grad is None]
             state.opt_G.step()
@@ -171,7 +189,9 @@ def train_twin(preset: str, steps: int, network: EfficientNetLite) -> None:
     assert all(moved)
 
 
-@pytest.mark.parametrize("preset", ["ablation-01", "ablation-11", "imagenet64", "unconditional64"])
+@pytest.mark.parametrize(
+    "preset", ["ablation-01", "ablation-11", "imagenet64", "unconditional64", "paper-up512", "imagenet-up256", "sr256"]
+)
 def test_a_twin_of_each_kind_takes_a_step(preset: str, random_lite0: EfficientNetLite) -> None:
     train_twin(preset, 2, random_lite0)
 
@@ -210,10 +230,12 @@ def full_size(preset: str) -> None:
     tokens = 1 if kind in ("classes", "none") else 12
     width = {"classes": cfg.text.num_classes, "none": 0, "minilm": 384, "clip": 768}.get(kind, HashedText.feature_dim)
     torch.manual_seed(0)
-    G = Generator(cfg.generator, feature_dim=width).eval()
+    G = build_generator(cfg.generator, feature_dim=width).eval()
     mask = torch.ones(1, tokens, dtype=torch.bool)
     features = TextFeatures(torch.randn(1, tokens, width), mask, torch.zeros(1, dtype=torch.long))
-    pyramid = G(torch.randn(1, cfg.generator.z_dim), features)
-    assert [img.shape[-1] for img in pyramid] == list(cfg.generator.resolutions[::-1])
+    z, side = torch.randn(1, cfg.generator.z_dim), cfg.shown_side
+    given = [torch.rand(1, 4, side // G.cfg.factor, side // G.cfg.factor)] if isinstance(G, Upsampler) else []
+    pyramid = G(z, features, *given)
+    assert [img.shape[-1] for img in pyramid] == [side >> i for i in range(cfg.generator.levels)]
     assert all(torch.isfinite(img).all() for img in pyramid)
     assert pyramid[0].std() > 0.01

@@ -26,6 +26,7 @@ from gigagan import __version__
 from gigagan.errors import CheckpointError
 from gigagan.model_files import (
     MODEL_INDEX,
+    NETWORK_PARTS,
     check_tensors,
     discriminator_on_meta,
     generator_on_meta,
@@ -33,6 +34,7 @@ from gigagan.model_files import (
     load_tensors,
     network_config,
     read_index,
+    upsampler_on_meta,
     verify_hashes,
     write_index,
 )
@@ -40,19 +42,22 @@ from gigagan.models.discriminator import Discriminator
 from gigagan.models.frozen import TextEncoder, load_text_encoder
 from gigagan.models.frozen_files import file_sha256
 from gigagan.models.generator import Generator
+from gigagan.models.upsampler import Upsampler
 
 log = logging.getLogger(__name__)
 
 STATE_FORMAT = 1
 _STEP = re.compile(r"step-(\d{8,})")
-_PARTS = (MODEL_INDEX, "README.md", "generator", "discriminator", "text_encoder", "tokenizer")
+_PARTS = (MODEL_INDEX, "README.md", *NETWORK_PARTS, "text_encoder", "tokenizer")
 
 
 @dataclass(frozen=True)
 class Model:
     """A model directory in memory, weights in float32."""
 
-    generator: Generator
+    generator: Generator | None
+    """None in a directory that holds an upsampler alone."""
+    upsampler: Upsampler | None
     text_encoder: TextEncoder
     discriminator: Discriminator | None
     index: dict[str, Any] = field(repr=False)
@@ -80,33 +85,35 @@ class State:
 
 def save_model(
     path: Path,
-    generator: Generator,
+    generator: Generator | None,
     text_encoder: TextEncoder,
     *,
     provenance: Mapping[str, Any],
     dtype: torch.dtype = torch.float32,
     discriminator: Discriminator | None = None,
+    upsampler: Upsampler | None = None,
 ) -> Path:
     """Write a self-contained model directory; one that is there is replaced in one step.
 
-    `provenance` (plain JSON: kimg, preset, config, data ...) goes into model_index.json and the model card. `dtype` is
-    that of the weights of G and D in the files. Raises CheckpointError where path holds something that is no model
-    directory, or where a weight isn't finite in dtype.
+    There is a generator, an upsampler or both. `provenance` (plain JSON: kimg, preset, config, data ...) goes into
+    model_index.json and the model card. `dtype` is that of the networks' weights in the files. Raises CheckpointError
+    where path holds something that is no model directory, or where a weight isn't finite in dtype.
     """
     path = Path(path)
     if path.exists() and not _replaceable(path):
         raise CheckpointError(f"{path}: exists and is no model directory (no {MODEL_INDEX}); give a new one")
+    given = {"generator": generator, "upsampler": upsampler, "discriminator": discriminator}
+    parts = {name: network for name, network in given.items() if network is not None}
     with _committed(path) as folder:
-        parts = {"generator": generator, "discriminator": discriminator}
         for name, network in parts.items():
-            if network is not None:
-                (folder / name).mkdir()
-                _write_json(folder / name / "config.json", network_config(network, dtype))
-                _write_tensors(folder / name / "model.safetensors", _converted(network, dtype, what=name))
+            (folder / name).mkdir()
+            _write_json(folder / name / "config.json", network_config(network, dtype))
+            _write_tensors(folder / name / "model.safetensors", _converted(network, dtype, what=name))
         text_encoder.save(folder)
-        (folder / "README.md").write_text(_model_card(generator, text_encoder, provenance), encoding="utf-8")
-        classes = {name: type(network).__name__ for name, network in parts.items() if network is not None}
-        write_index(folder, classes | {"text_encoder": text_encoder.name}, provenance)
+        (folder / "README.md").write_text(_model_card(generator, upsampler, text_encoder, provenance), encoding="utf-8")
+        write_index(
+            folder, {name: NETWORK_PARTS[name] for name in parts} | {"text_encoder": text_encoder.name}, provenance
+        )
     return path
 
 
@@ -125,25 +132,28 @@ def load_model(path: str | Path, device: torch.device | str = "cpu", *, discrimi
     path = find_model(path)
     _settle(path)
     index = read_index(path)
-    networks: dict[str, nn.Module] = {}
-    for name, build in (("generator", generator_on_meta), ("discriminator", discriminator_on_meta)):
-        if name in index and (name == "generator" or discriminator):
+    networks: dict[str, Any] = {}
+    builders = (
+        ("generator", generator_on_meta),
+        ("upsampler", upsampler_on_meta),
+        ("discriminator", discriminator_on_meta),
+    )
+    for name, build in builders:
+        if name in index and (name != "discriminator" or discriminator):
             network, stored_dtype = build(path / name)
             check_tensors(path / name / "model.safetensors", network, stored_dtype)
             networks[name] = network
-    verify_hashes(path, index["sha256"], skip=() if discriminator else ("discriminator/",))
+    verify_hashes(path, index["sha256"], parts=networks, skip=() if discriminator else ("discriminator/",))
     for name, module in networks.items():
         load_tensors(path / name / "model.safetensors", module, device)
     encoder = load_text_encoder(path, device)
-    G, D = networks["generator"], networks.get("discriminator")
-    assert isinstance(G, Generator), type(G)
-    assert D is None or isinstance(D, Discriminator), type(D)
-    if encoder.feature_dim != G.feature_dim:
-        raise CheckpointError(
-            f"{path}: the text encoder {encoder.name} gives {encoder.feature_dim} features, the generator takes "
-            f"{G.feature_dim}; get the model again"
-        )
-    return Model(G, encoder, D, index)
+    for name, network in networks.items():
+        if encoder.feature_dim != network.feature_dim:
+            raise CheckpointError(
+                f"{path}: the text encoder {encoder.name} gives {encoder.feature_dim} features, the {name} takes "
+                f"{network.feature_dim}; get the model again"
+            )
+    return Model(networks.get("generator"), networks.get("upsampler"), encoder, networks.get("discriminator"), index)
 
 
 def model_hash(path: Path) -> str:
@@ -167,23 +177,41 @@ def _converted(network: nn.Module, dtype: torch.dtype, *, what: str) -> dict[str
     return tensors
 
 
-def _model_card(generator: Generator, text_encoder: TextEncoder, provenance: Mapping[str, Any]) -> str:
-    millions = sum(p.numel() for p in generator.parameters()) / 1e6
-    facts = {
-        "pictures": f"{generator.cfg.resolution} x {generator.cfg.resolution} px",
-        "generator": f"{millions:.1f} M parameters",
-        "text encoder": text_encoder.name,
-        "software": f"open-gigagan {__version__}",
-    } | {key: value for key, value in provenance.items() if isinstance(value, str | int | float)}
+def _model_card(
+    generator: Generator | None, upsampler: Upsampler | None, text_encoder: TextEncoder, provenance: Mapping[str, Any]
+) -> str:
+    parts: dict[str, str] = {}
+    if generator is not None:
+        side = generator.cfg.resolution
+        parts |= {"pictures": f"{side} x {side} px", "generator": _millions(generator)}
+    if upsampler is not None:
+        sides = f"{upsampler.cfg.input_resolution} to {upsampler.cfg.resolution} px"
+        parts["upsampler"] = f"{_millions(upsampler)}, {sides}, {upsampler.cfg.factor} times"
+    facts = (
+        parts
+        | {
+            "text encoder": text_encoder.name,
+            "software": f"open-gigagan {__version__}",
+        }
+        | {key: value for key, value in provenance.items() if isinstance(value, str | int | float)}
+    )
     rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
+    use = (
+        'pipe.upsample(Image.open("photo.jpg")).save("large.png")'
+        if generator is None
+        else 'pipe("a red apple", seeds=[0]).images[0].save("apple.png")'
+    )
     return (
-        "# A GigaGAN text-to-image model\n\n"
+        f"# A GigaGAN {'upsampler' if generator is None else 'text-to-image model'}\n\n"
         f"| | |\n| --- | --- |\n{rows}\n\n"
         "```python\nfrom gigagan import Pipeline\n\n"
-        'pipe = Pipeline.from_pretrained("THIS_DIRECTORY")\n'
-        'pipe("a red apple", seeds=[0]).images[0].save("apple.png")\n```\n\n'
+        f'pipe = Pipeline.from_pretrained("THIS_DIRECTORY")\n{use}\n```\n\n'
         f"`{MODEL_INDEX}` holds the whole provenance and the SHA-256 of every file.\n"
     )
+
+
+def _millions(network: nn.Module) -> str:
+    return f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters"
 
 
 # Training states.

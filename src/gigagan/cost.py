@@ -29,8 +29,9 @@ from gigagan.models.attention import L2Attention
 from gigagan.models.discriminator import Discriminator
 from gigagan.models.frozen import HashedText, TextFeatures
 from gigagan.models.frozen_files import locate, read_config
-from gigagan.models.generator import Generator
 from gigagan.models.layers import EqualConv, EqualLinear
+from gigagan.models.networks import build_generator
+from gigagan.models.upsampler import INPUT_CHANNELS, Upsampler
 
 META = torch.device("meta")
 MINILM_DIM = 384  # all-MiniLM-L6-v2, the encoder in the package
@@ -145,10 +146,10 @@ def measure(cfg: RunConfig) -> Cost:
     """The cost of a configuration. Raises CheckpointError where the text encoder it names by path has no width."""
     feature_dim = _feature_dim(cfg.text)
     dtype = torch.bfloat16 if cfg.train.dtype == "bfloat16" else torch.float32
-    sides = cfg.generator.resolutions[::-1]
+    sides = [cfg.judged_side >> i for i in range(len(cfg.discriminator.blocks))]
     with META:
-        G = Generator(cfg.generator, feature_dim=feature_dim)
-        D = Discriminator(cfg.discriminator, resolution=sides[0], feature_dim=feature_dim)
+        G = build_generator(cfg.generator, feature_dim=feature_dim)
+        D = Discriminator(cfg.discriminator, resolution=sides[0], feature_dim=feature_dim, levels=cfg.generator.levels)
 
     def features(B: int) -> TextFeatures:
         T = 1 if cfg.text.encoder in ("classes", "none") else cfg.text.max_tokens
@@ -156,7 +157,12 @@ def measure(cfg: RunConfig) -> Cost:
         return TextFeatures(torch.zeros(B, T, feature_dim, device=META), mask, mask.sum(dim=1))
 
     def generate(B: int) -> None:
-        G(torch.zeros(B, cfg.generator.z_dim, device=META), features(B), dtype=dtype)
+        z = torch.zeros(B, cfg.generator.z_dim, device=META)
+        if isinstance(G, Upsampler):
+            side = cfg.shown_side // G.cfg.factor
+            G(z, features(B), torch.zeros(B, INPUT_CHANNELS, side, side, device=META), dtype=dtype)
+        else:
+            G(z, features(B), dtype=dtype)
 
     def judge(B: int) -> None:
         D([torch.zeros(B, 3, side, side, device=META) for side in sides[: D.num_levels]], features(B), dtype=dtype)
@@ -214,6 +220,8 @@ def _network_cost(network: nn.Module, run: Callable[[int], None]) -> NetworkCost
 def _part(path: str) -> str:
     """The part that a module or parameter belongs to, by its path."""
     head, *rest = path.split(".")
+    if head == "synthesis" and rest and rest[0] in ("encoder", "from_rgb"):
+        return ".".join(rest[:2]) if rest[0] == "encoder" else "from_rgb"
     if head == "synthesis":
         return f"synthesis.{rest[1]}" if rest and rest[0] == "levels" else "synthesis.4x4"  # the learned input
     return f"{head}.{rest[0]}" if head in ("stages", "heads") else head

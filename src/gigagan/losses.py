@@ -38,7 +38,7 @@ def multi_scale(
 ) -> Float[Tensor, " B"]:
     """sum_i r_i (loss(D_iL) + weight * sum_{i<j<L} loss(D_ij)) for each picture (Eq. 6 with its weights)."""
     # Unstated: how the weights of levels and exits multiply (paper.md 5.1).
-    last = len(logits)
+    last = max(logits[0])
     total = torch.zeros((), device=logits[0][last].device)
     for exits, level_weight in zip(logits, level_weights, strict=True):
         for j, values in exits.items():

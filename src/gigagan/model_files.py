@@ -17,11 +17,12 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from gigagan import __version__
-from gigagan.config import DiscriminatorConfig, GeneratorConfig
+from gigagan.config import DiscriminatorConfig, GeneratorConfig, UpsamplerConfig
 from gigagan.errors import CheckpointError
 from gigagan.models.discriminator import Discriminator
 from gigagan.models.frozen_files import file_sha256
 from gigagan.models.generator import Generator
+from gigagan.models.upsampler import Upsampler
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
@@ -29,7 +30,9 @@ MODEL_INDEX = "model_index.json"
 MODEL_FORMAT = 1
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
-PICTURE_PARTS = ("generator/", "text_encoder/", "tokenizer/")
+PICTURE_PARTS = ("generator/", "upsampler/", "text_encoder/", "tokenizer/")
+NETWORK_PARTS = {"generator": "Generator", "upsampler": "Upsampler", "discriminator": "Discriminator"}
+"""Parts that hold a network, and the class of each; there is a generator or an upsampler, or both."""
 MAX_NUMBER = 65536
 """Largest number in a network's configuration; the paper's largest is 16384."""
 MAX_LAYERS = 256
@@ -69,8 +72,9 @@ def read_index(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{file}: format {index.get('format_version')!r}; this version reads {MODEL_FORMAT}, so update open-gigagan"
         )
-    for part, name in (("generator", "Generator"), ("discriminator", "Discriminator")):
-        if index.get(part) != ["gigagan", name] and (part == "generator" or part in index):
+    for part, name in NETWORK_PARTS.items():
+        needed = part == "generator" and "upsampler" not in index
+        if index.get(part) != ["gigagan", name] and (needed or part in index):
             raise CheckpointError(f"{file}: {part} is {index.get(part)!r}; expected ['gigagan', '{name}']")
     hashes = index.get("sha256")
     if not isinstance(hashes, dict) or not all(isinstance(x, str) for x in hashes.values()):
@@ -84,8 +88,11 @@ def file_hashes(folder: Path) -> dict[str, str]:
     return {file.relative_to(folder).as_posix(): file_sha256(file) for file in files}
 
 
-def verify_hashes(path: Path, hashes: Mapping[str, str], *, skip: tuple[str, ...] = ()) -> None:
-    """Raises CheckpointError at the first file that is missing or isn't what was saved. The card may be edited."""
+def verify_hashes(path: Path, hashes: Mapping[str, str], *, parts: Iterable[str], skip: tuple[str, ...] = ()) -> None:
+    """Raises CheckpointError at the first file that is missing or isn't what was saved. The card may be edited.
+
+    `parts` are the networks that will be read: their files must be among the hashed ones.
+    """
     for name, expected in hashes.items():
         if name == "README.md" or name.startswith(skip):
             continue
@@ -96,9 +103,9 @@ def verify_hashes(path: Path, hashes: Mapping[str, str], *, skip: tuple[str, ...
             raise CheckpointError(
                 f"{file}: sha256 is {actual[:12]}..., {MODEL_INDEX} says {expected[:12]}...; get the model again"
             )
-    for part in ("generator/config.json", "generator/model.safetensors"):
-        if part not in hashes:
-            raise CheckpointError(f"{path / MODEL_INDEX}: has no sha256 of {part}; get the model again")
+    for file_name in (f"{part}/{name}" for part in parts for name in ("config.json", "model.safetensors")):
+        if file_name not in hashes:
+            raise CheckpointError(f"{path / MODEL_INDEX}: has no sha256 of {file_name}; get the model again")
 
 
 def hash_of_parts(hashes: Mapping[str, str]) -> str:
@@ -107,7 +114,7 @@ def hash_of_parts(hashes: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:12]
 
 
-def network_config(network: Generator | Discriminator, dtype: torch.dtype) -> dict[str, Any]:
+def network_config(network: Generator | Upsampler | Discriminator, dtype: torch.dtype) -> dict[str, Any]:
     """What config.json says of a network: enough to build it, and the dtype of its file."""
     config = {
         "_class_name": type(network).__name__,
@@ -115,7 +122,9 @@ def network_config(network: Generator | Discriminator, dtype: torch.dtype) -> di
         "feature_dim": network.feature_dim,
         "config": network.cfg.model_dump(mode="json"),
     }
-    return config if isinstance(network, Generator) else config | {"resolution": network.resolution}
+    if isinstance(network, Discriminator):
+        return config | {"resolution": network.resolution, "levels": network.num_levels}
+    return config
 
 
 def generator_on_meta(folder: Path) -> tuple[Generator, str]:
@@ -127,6 +136,16 @@ def generator_on_meta(folder: Path) -> tuple[Generator, str]:
         return Generator(cfg, feature_dim=config["feature_dim"]), config["dtype"]
 
 
+def upsampler_on_meta(folder: Path) -> tuple[Upsampler, str]:
+    """The upsampler without memory, from folder/config.json, and the dtype of its file."""
+    file = folder / "config.json"
+    config = _read_config(file, "Upsampler")
+    cfg = _validated(file, UpsamplerConfig, config["config"])
+    _check_sizes(file, cfg)
+    with torch.device("meta"):
+        return Upsampler(cfg, feature_dim=config["feature_dim"]), config["dtype"]
+
+
 def discriminator_on_meta(folder: Path) -> tuple[Discriminator, str]:
     """D without memory, from folder/config.json, and the dtype of its file."""
     file = folder / "config.json"
@@ -136,8 +155,12 @@ def discriminator_on_meta(folder: Path) -> tuple[Discriminator, str]:
     resolution = config.get("resolution")
     if resolution not in [4 << i for i in range(11)] or resolution != 2 << len(cfg.blocks):
         raise CheckpointError(f"{file}: resolution is {resolution!r}; expected {2 << len(cfg.blocks)}")
+    levels = config.get("levels", len(cfg.blocks) if cfg.multi_scale else 1)
+    if not isinstance(levels, int) or not 1 <= levels <= len(cfg.blocks):
+        raise CheckpointError(f"{file}: levels is {levels!r}; expected 1 to {len(cfg.blocks)}")
     with _building(file):
-        return Discriminator(cfg, resolution=resolution, feature_dim=config["feature_dim"]), config["dtype"]
+        network = Discriminator(cfg, resolution=resolution, feature_dim=config["feature_dim"], levels=levels)
+        return network, config["dtype"]
 
 
 @contextmanager
@@ -237,7 +260,7 @@ def _check_sizes(file: Path, cfg: BaseModel, prefix: str = "config") -> None:
         if isinstance(value, BaseModel):
             _check_sizes(file, value, where)
             continue
-        layers = name in ("blocks", "depths", "num_filters") or name.endswith("_layers")
+        layers = name in ("blocks", "encoder_blocks", "depths", "num_filters") or name.endswith("_layers")
         most = MAX_LAYERS if layers else MAX_NUMBER
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float) and not number <= most:

@@ -27,8 +27,12 @@ from gigagan.models.frozen import TextEncoder
 from gigagan.models.generator import Generator
 from gigagan.models.inference import prepared
 from gigagan.models.latents import Latents
-from gigagan.models.layers import to_uint8
+from gigagan.models.layers import finite, to_float, to_uint8
 from gigagan.models.text import TextCondition
+from gigagan.models.upsampler import Upsampler
+from gigagan.upsampling.drawn import SecondStage
+from gigagan.upsampling.enlarger import Enlarger, Request
+from gigagan.upsampling.photo import as_photo, upsampled_picture
 
 DEFAULT_PSI = 0.7
 """Truncation of the command line and the pipeline alike, so that the same seed is the same picture in both."""
@@ -82,6 +86,8 @@ class _Prompt:
 
     condition: TextCondition
     w_mean: Tensor
+    enlarged: TextCondition | None
+    """What it is to the upsampler, where there is one."""
 
 
 class Pipeline:
@@ -96,8 +102,11 @@ class Pipeline:
         index: Mapping[str, Any] | None = None,
         micro_batch: int = 0,
         compiled: bool = False,
+        upsampler: Upsampler | None = None,
     ) -> None:
-        """For networks in memory; `from_pretrained` reads a directory. The generator is copied as it is now.
+        """For networks in memory; `from_pretrained` reads a directory. The networks are copied as they are now.
+
+        With an `upsampler` of the generator's side pictures come out of that, and `upsample` enlarges others.
 
         `micro_batch`: pictures drawn at once, 0 = `micro_batch_size`. Another number may change the last bit of pixels.
         `compiled`: by torch.compile, which takes a minute or more at the first call; pixels may differ in the last bit.
@@ -110,6 +119,9 @@ class Pipeline:
         self._drawing = prepared(generator, dtype, pack=not compiled)
         synthesis = self._drawing.synthesis
         self._synthesize = torch.compile(synthesis, dynamic=False) if compiled else synthesis
+        self.upsampler = upsampler
+        self._second = None if upsampler is None else SecondStage(upsampler, generator, dtype)
+        self._enlarger = None if upsampler is None else Enlarger(upsampler, text_encoder, dtype=dtype)
         self._prompts: OrderedDict[str, _Prompt] = OrderedDict()
 
     @classmethod
@@ -120,22 +132,28 @@ class Pipeline:
         device: torch.device | str = "cpu",
         dtype: torch.dtype | str | None = None,
         compiled: bool = False,
+        upsampled: bool = True,
     ) -> "Pipeline":
         """The model in a directory, or the one of that name in the package. `dtype`: float32 (default) or bfloat16.
 
-        `compiled`: as in the constructor.
+        `compiled`: as in the constructor. Unless `upsampled` the upsampler is left out where there is one.
 
         Raises CheckpointError where a file is missing, damaged or of another shape.
         """
         arithmetic = _dtype(dtype)
         device = dist.device(device) if isinstance(device, str) else device
         model = load_model(path, device, discriminator=False)
-        return cls(model.generator, model.text_encoder, dtype=arithmetic, index=model.index, compiled=compiled)
+        if model.generator is None:
+            raise ConfigError(f"{path}: holds an upsampler alone; give it to gigagan upsample --model")
+        upsampler = model.upsampler if upsampled else None
+        networks = model.generator, model.text_encoder
+        return cls(*networks, dtype=arithmetic, index=model.index, compiled=compiled, upsampler=upsampler)
 
     def save_pretrained(self, path: str | Path, *, dtype: torch.dtype = torch.float32) -> Path:
-        """Write a model directory with this generator and text encoder; the provenance is kept."""
+        """Write a model directory with these networks and the text encoder; the provenance is kept."""
         provenance = self.index.get("provenance", {})
-        return save_model(Path(path), self.generator, self.text_encoder, provenance=provenance, dtype=dtype)
+        networks = self.generator, self.text_encoder
+        return save_model(Path(path), *networks, provenance=provenance, dtype=dtype, upsampler=self.upsampler)
 
     @property
     def device(self) -> torch.device:
@@ -144,7 +162,7 @@ class Pipeline:
 
     @property
     def resolution(self) -> int:
-        """Side of the pictures."""
+        """Side of the generator's pictures; those of a prompt are larger where there is an upsampler."""
         return self.generator.cfg.resolution
 
     @property
@@ -184,6 +202,10 @@ class Pipeline:
             for start in range(0, len(prompts), size)
         ]
         pyramid = [torch.cat(levels) for levels in zip(*pyramids, strict=True)]
+        if self._second is not None:
+            conditions = [self._encode(p).enlarged for p in prompts]
+            large = self._second(to_float(pyramid[0]).to(self.device), conditions, numbers)
+            pyramid = [to_uint8(level).cpu() for level in large] + pyramid
         warnings = [message for p in dict.fromkeys(prompts) if (message := self.cut(p))]
         return PipelineOutput(_as_type(pyramid[0], output_type), prompts, numbers, psi, pyramid, warnings)
 
@@ -209,12 +231,9 @@ class Pipeline:
 
     @torch.inference_mode()
     def draw(self, latents: Latents) -> list[Tensor]:
-        """The pyramid of each point, uint8 [N, 3, r, r] on the CPU, index 0 = full resolution.
-
-        Raises FloatingPointError where the networks give what is no number, which would be black pixels.
-        """
+        """The pyramid of each point, uint8 [N, 3, r, r] on the CPU, index 0 = full resolution; raises as `finite`."""
         pyramids = [
-            [to_uint8(_finite(level)).cpu() for level in self._synthesize(*part, dtype=self.dtype)]
+            [to_uint8(finite(level)).cpu() for level in self._synthesize(*part, dtype=self.dtype)]
             for part in self._micro_batches(latents.ws, latents.t_local, latents.mask)
         ]
         return [torch.cat(levels)[: len(latents)] for levels in zip(*pyramids, strict=True)]
@@ -248,16 +267,32 @@ class Pipeline:
         short = prompt if len(prompt) <= 60 else f"{prompt[:57]}..."
         return f"{short!r} has {count} tokens, the text encoder takes {most}: the last {count - most} were dropped"
 
+    def upsample(
+        self, image: Image.Image, *, scale: int = 0, to: int = 0, prompt: str = "", seed: int = 0, noise: float = 0.0
+    ) -> Image.Image:
+        """A picture of any size `scale` times as large (2, 4, 8 ...), or with a longer side of `to` pixels.
+
+        Without either by the upsampler's own factor. Orientation is followed; gray, 16-bit gray, alpha, profile and
+        EXIF are kept. Raises ConfigError where the model has no upsampler, DataError where the picture can't be used.
+        """
+        if self._enlarger is None:
+            raise ConfigError("this model holds no upsampler; load one that does")
+        request = Request(prompt, check_seed(seed), noise)
+        self._enlarger.check(request)
+        return upsampled_picture(self._enlarger, as_photo(image), scale, to, request)
+
     def _encode(self, prompt: str) -> _Prompt:
         """Text condition and conditional mean of a prompt, kept for the last CACHED_PROMPTS prompts."""
         if prompt in self._prompts:
             self._prompts.move_to_end(prompt)
             return self._prompts[prompt]
         with torch.inference_mode():
-            condition: TextCondition = self._drawing.text(self.text_encoder.encode([prompt]).to(self.device))
+            features = self.text_encoder.encode([prompt]).to(self.device)
+            condition: TextCondition = self._drawing.text(features)
             z = latent(MEAN_SEED, self._drawing.cfg.z_dim, count=MEAN_SAMPLES).to(self.device)
             w = self._drawing.mapping(z, condition.t_global.expand(MEAN_SAMPLES, -1))
-        encoded = _Prompt(condition, w.mean(dim=0, keepdim=True))
+            enlarged = None if self._second is None else self._second.text(features)
+        encoded = _Prompt(condition, w.mean(dim=0, keepdim=True), enlarged)
         self._prompts[prompt] = encoded
         if len(self._prompts) > CACHED_PROMPTS:
             self._prompts.popitem(last=False)
@@ -270,12 +305,6 @@ def truncate(w: Tensor, w_mean: Tensor, w_avg: Tensor, psi: float) -> Tensor:
     psi = 1 gives w itself, psi = 0 gives w_mean itself.
     """
     return w if psi == 1 else torch.lerp(w_mean, torch.lerp(w_avg.to(w.dtype), w, psi), psi)
-
-
-def _finite(img: Tensor) -> Tensor:
-    if not img.isfinite().all():
-        raise FloatingPointError("the generator gave values that are no numbers; its weights or the arithmetic are bad")
-    return img
 
 
 def latent(seed: int, z_dim: int, *, count: int = 1) -> Tensor:

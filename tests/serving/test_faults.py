@@ -27,7 +27,7 @@ class Load:
 
     def __init__(self, url: str, clients: int, *, pause_sec: float = 0.05) -> None:
         self.answers: list[tuple[int, float, str]] = []
-        """Status (0 = no connection, -1 = a cut answer), seconds, code of the error."""
+        """Status (0 = none came, as of a connection that was closed; -1 = a cut one), seconds, code of the error."""
         self.latest = 0.0
         self._stop = threading.Event()
         self._url = url
@@ -51,19 +51,15 @@ class Load:
                 started = time.monotonic()
                 status, code = 0, ""
                 try:
-                    answer = client.post(f"{self._url}{GENERATIONS}", json=BODY)
-                    status = answer.status_code
-                    found = answer.json()
+                    with client.stream("POST", f"{self._url}{GENERATIONS}", json=BODY) as answer:
+                        status = -1
+                        found = json.loads(answer.read())
+                        status = answer.status_code
                     code = found["error"]["code"] if status != 200 else ""
                     if status == 200:
                         assert found["data"][0]["b64_json"]
-                except httpx.ConnectError:
-                    time.sleep(0.05)
-                except httpx.RemoteProtocolError as error:
-                    # A kept connection that was closed between two requests answers nothing, and nothing was begun.
-                    status = 0 if "without sending a response" in str(error) else -1
                 except httpx.TransportError:
-                    status = -1
+                    time.sleep(0.05)
                 self.latest = time.monotonic()
                 self.answers.append((status, self.latest - started, code))
                 if status == 429:
@@ -144,7 +140,8 @@ def end_under_load(launch_limited: Any, folder: Path) -> None:
         assert server.process.wait(35) == 0
     assert {status for status, _, _ in load.answers} <= {200, 503, 0}
     assert {code for status, _, code in load.answers if status == 503} <= {"shutting_down"}
-    assert load.count(-1) == 0
+    # Of what the server had received, nothing went without an answer.
+    assert " 499 " not in server.log.read_text()
 
 
 @pytest.mark.slow

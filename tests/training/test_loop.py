@@ -127,6 +127,42 @@ def test_b4_what_may_differ_is_named_one_by_one(tmp_path: Path) -> None:
     train(other, tmp_path, device=CPU, allow=("data",))
 
 
+def test_a_run_goes_on_under_a_version_with_more_keys(tmp_path: Path) -> None:
+    """A key that the run's config.yaml doesn't hold had its default then."""
+    run(tmp_path, "train.total_kimg=0.016")
+    path = tmp_path / "config.yaml"
+    path.write_text("\n".join(line for line in path.read_text().splitlines() if "  crop:" not in line))
+    run(tmp_path, "train.total_kimg=0.024")
+    state = checkpoint.latest_state(tmp_path)
+    assert state is not None
+    assert state.nimg == 24
+
+
+def test_an_upsampler_trains_goes_on_and_is_a_model(tmp_path: Path) -> None:
+    def up(run_dir: Path, kimg: float, *overrides: str) -> None:
+        train(config.load("tiny-up", (*SHORT, f"train.total_kimg={kimg}", *overrides)), run_dir, device=CPU)
+
+    up(tmp_path / "whole", 0.032)
+    up(tmp_path / "parts", 0.016)
+    up(tmp_path / "parts", 0.032)
+    whole, parts = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
+    for component, named in whole.items():
+        for name, value in named.items():
+            assert torch.equal(value, parts[component][name]), f"{component}: {name}"
+    model = checkpoint.load_model(tmp_path / "whole" / "model")
+    assert model.generator is None
+    assert model.upsampler is not None
+    assert model.discriminator is not None
+    assert model.discriminator.num_levels == 1
+    assert list((tmp_path / "whole" / "grids").glob("*.png"))
+    # Finished on whole pictures, of which D sees a window: every tensor of the crops' run fits.
+    cfg = ["data.crop=0", "discriminator.window=16", "discriminator.blocks=[1,1,1]"]
+    up(tmp_path / "crops", 0.016, "data.crop=16", "discriminator.blocks=[1,1,1]")
+    up(tmp_path / "finish", 0.016, *cfg, "train.kimg_per_tick=0.008", f"init={tmp_path / 'crops' / 'model'}")
+    rows = [json.loads(line) for line in (tmp_path / "finish" / "stats.jsonl").read_text().splitlines()]
+    assert {"Health/G/picture_spread", "Logits/real/0_3", "Loss/G/paired_l1"} <= set(rows[0])
+
+
 def test_init_takes_the_tensors_that_fit(tmp_path: Path) -> None:
     run(tmp_path / "base", "train.total_kimg=0.016")
     grown = ["generator.resolution=32", "generator.blocks=[1,1,1,1]", "generator.num_filters=[2,2,1,1]"]

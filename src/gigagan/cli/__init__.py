@@ -45,9 +45,14 @@ COMMANDS = {
         "gigagan.cli.show:show",
         "Print what a generated picture says about itself: prompt, seed, psi, model and version.",
     ),
+    "upsample": ("gigagan.cli.upsample:upsample", "Make pictures larger and print the paths of the new ones."),
     "evaluate": (
         "gigagan.cli.evaluate:evaluate",
         "Measure MODEL (a directory, or emoji: the one in the package), each figure beside the same of real pictures.",
+    ),
+    "evaluate-upsampler": (
+        "gigagan.cli.evaluate_upsampler:evaluate_upsampler",
+        "Measure the upsampler of MODEL on held-out pictures, beside bicubic and Lanczos.",
     ),
     "config": ("gigagan.cli.config:config", "Print every key of PRESET with KEY=VALUE overrides applied."),
     "info": (

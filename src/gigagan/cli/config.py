@@ -1,6 +1,11 @@
 """`gigagan config`: the whole tree, as a run would see it. Needs no torch."""
 
+from typing import TYPE_CHECKING
+
 import click
+
+if TYPE_CHECKING:
+    from gigagan.config import RunConfig
 
 
 @click.command()
@@ -16,29 +21,30 @@ def config(preset: str, overrides: tuple[str, ...], explain: bool) -> None:
     from gigagan import config
 
     cfg = config.load(preset, overrides)
-    click.echo(config.to_yaml(cfg) if not explain else _explained(config.to_yaml(cfg)), nl=False)
+    click.echo(config.to_yaml(cfg) if not explain else _explained(cfg), nl=False)
 
 
-def _explained(text: str) -> str:
+def _explained(cfg: "RunConfig") -> str:
     """The YAML tree with each key's meaning above it."""
     from pydantic import BaseModel
 
-    from gigagan.config import RunConfig
+    from gigagan import config
 
-    path: list[type[BaseModel]] = [RunConfig]
+    path: list[BaseModel] = [cfg]
     lines = []
-    for line in text.splitlines():
+    for line in config.to_yaml(cfg).splitlines():
         indent = len(line) - len(line.lstrip())
         key = line.strip().partition(":")[0]
         del path[indent // 2 + 1 :]
-        field = path[-1].model_fields.get(key) if len(path) == indent // 2 + 1 else None
+        section = path[-1]
+        field = type(section).model_fields.get(key) if len(path) == indent // 2 + 1 else None
         if field is not None:
-            kind = field.annotation
-            nested = isinstance(kind, type) and issubclass(kind, BaseModel)
-            meaning = field.description or (kind.__doc__ if nested else None)
+            value = getattr(section, key)
+            nested = isinstance(value, BaseModel)
+            meaning = field.description or (type(value).__doc__ if nested else None)
             if meaning:
                 lines.append(f"{' ' * indent}# {' '.join(meaning.split())}")
-            if isinstance(kind, type) and nested:
-                path.append(kind)
+            if nested:
+                path.append(value)
         lines.append(line)
     return "\n".join(lines) + "\n"

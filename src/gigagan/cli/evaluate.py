@@ -56,7 +56,7 @@ def evaluate(
     from gigagan.pipeline import Pipeline, check_psi
 
     psi = check_psi(psi)
-    pipe = Pipeline.from_pretrained(model, device="auto")
+    pipe = Pipeline.from_pretrained(model, device="auto", upsampled=False)
     data, evaluator = open_evaluator(data_path, max(MIN_RES, pipe.resolution), pipe)
     requests = plan(evaluator.real, split, num)
     shown: list[Image] = []

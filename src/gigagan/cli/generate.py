@@ -159,7 +159,7 @@ def _draw_files(pipe: "Pipeline", prompts: list[str], seeds: list[int], psi: flo
     for output in _drawn(pipe, prompts, seeds, psi):
         for resolution in output.resolutions if levels else output.resolutions[:1]:
             for prompt, seed, image in zip(output.prompts, output.seeds, output.level(resolution), strict=True):
-                name = f"{slug(prompt)}-{seed}" + (f"-{resolution}px" if resolution != pipe.resolution else "")
+                name = f"{slug(prompt)}-{seed}" + (f"-{resolution}px" if resolution != output.resolutions[0] else "")
                 path = save_new(out, name, png_bytes(image, pipe.info(prompt, seed, psi, resolution)))
                 tqdm.write(str(path), file=sys.stdout)
 

@@ -34,7 +34,7 @@ def info(preset: str, overrides: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(counted.to_dict(), indent=2))
     else:
-        click.echo(f"{preset}: {cfg.generator.resolution} px, {cfg.train.dtype}\n")
+        click.echo(f"{preset}: {cfg.shown_side} px, {cfg.train.dtype}\n")
         click.echo(_table(counted))
 
 

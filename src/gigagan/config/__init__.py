@@ -4,10 +4,18 @@ Precedence: defaults < preset or file < `section.key=value` overrides. `None` ne
 """
 
 from gigagan.config.load import from_dict, load, preset_names, to_yaml
-from gigagan.config.networks import AttentionConfig, DiscriminatorConfig, GeneratorConfig, Section, VisionConfig
+from gigagan.config.networks import (
+    AttentionConfig,
+    DiscriminatorConfig,
+    GeneratorConfig,
+    Section,
+    UpsamplerConfig,
+    VisionConfig,
+)
 from gigagan.config.run import (
     AugmentConfig,
     DataConfig,
+    DegradeConfig,
     FilterConfig,
     LossConfig,
     OptimizerConfig,
@@ -21,6 +29,7 @@ __all__ = [
     "AttentionConfig",
     "AugmentConfig",
     "DataConfig",
+    "DegradeConfig",
     "DiscriminatorConfig",
     "FilterConfig",
     "GeneratorConfig",
@@ -30,6 +39,7 @@ __all__ = [
     "Section",
     "TextConfig",
     "TrainConfig",
+    "UpsamplerConfig",
     "VisionConfig",
     "Weights",
     "from_dict",

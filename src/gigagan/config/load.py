@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from gigagan.config.run import RunConfig
+from gigagan.config.run import NETWORKS, RunConfig, kind_of
 from gigagan.errors import ConfigError
 
 
@@ -102,6 +102,10 @@ def _check_keys(tree: dict[str, Any], section: type[BaseModel], prefix: str = ""
                 f"{prefix}{key}: no such key{_did_you_mean(str(key), list(section.model_fields), prefix)}"
             )
         kind = field.annotation
+        if section is RunConfig and key == "generator":
+            if kind_of(value) not in NETWORKS:
+                raise ConfigError(f"generator.kind is {kind_of(value)!r}; use {' or '.join(NETWORKS)}")
+            kind = NETWORKS[kind_of(value)]
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             if not isinstance(value, dict):
                 raise ConfigError(f"{prefix}{key}: is a section; set {prefix}{key}.KEY=VALUE")
@@ -114,7 +118,7 @@ def _did_you_mean(word: str, known: list[str], prefix: str = "") -> str:
 
 
 def _message(fault: dict[str, Any]) -> str:
-    where = ".".join(map(str, fault["loc"]))
+    where = ".".join(str(part) for part in fault["loc"] if part not in NETWORKS)
     reason = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error":
         return f"{where}: {reason}" if where else reason

@@ -76,6 +76,8 @@ class AttentionConfig(Section):
 class GeneratorConfig(Section):
     """G: (z, text) -> pyramid (paper 3)."""
 
+    kind: Literal["base"] = "base"
+    """base = from prompt and latent alone; upsampler = from a small picture as well (another section of keys)."""
     resolution: Resolution = 64
     """Side of the picture in pixels."""
     z_dim: Count = 128
@@ -112,6 +114,11 @@ class GeneratorConfig(Section):
         """Sides of the feature maps, from 4 up."""
         return tuple(4 << i for i in range(self.resolution.bit_length() - 2))
 
+    @property
+    def levels(self) -> int:
+        """Pictures in the pyramid, one at each side."""
+        return len(self.resolutions)
+
     def channels(self, resolution: int) -> int:
         """Width of the feature maps at this side."""
         return min(self.channel_base // resolution, self.channel_max)
@@ -122,8 +129,93 @@ class GeneratorConfig(Section):
         return self
 
 
+UPSAMPLER_DOWNS = 3
+"""Stages of the encoder, each to half the side; 3 + k lead up again for a factor of 2^k (paper 8)."""
+
+
+class UpsamplerConfig(Section):
+    """G of an upsampler: (z, text, small picture) -> pyramid of larger ones, an asymmetric U-Net (paper 8).
+
+    Sides are those of the whole picture in training; the network itself takes any.
+    """
+
+    kind: Literal["upsampler"] = "upsampler"
+    """As in the generator's section."""
+    resolution: Resolution = 512
+    """Side of the largest picture that comes out."""
+    input_resolution: Resolution = 64
+    """Side of the picture that goes in."""
+    z_dim: Count = 128
+    """Width of the input latent."""
+    w_dim: Count = 512
+    """Width of the style vector."""
+    mapping_layers: Count = 4
+    """Depth of the mapping network."""
+    mapping_lr_multiplier: Positive = 0.01
+    """Factor on the learning rate of the mapping network (StyleGAN2's)."""
+    text_layers: int = Field(2, ge=0)
+    """Depth of the learned text transformer T."""
+    text_dim: int = Field(768, ge=0)
+    """Width of t_local and t_global; 0 = unconditional."""
+    text_heads: Count = 8
+    """Heads of T."""
+    channel_base: Count = 32768
+    """Channels at side r = min(channel_base // r, channel_max)."""
+    channel_max: Count = 512
+    """Most channels at any side."""
+    encoder_blocks: tuple[Count, ...] = (1, 1, 1)
+    """Residual blocks at the input's side, half and a quarter of it, the last one of each downsampling."""
+    blocks: tuple[Count, ...] = (1, 1, 1, 1, 1, 1, 1)
+    """Residual blocks at an eighth of the input's side and at each side above it, up to the resolution."""
+    num_filters: tuple[Count, ...] = (1, 1, 1, 1, 1, 1, 1)
+    """Filters in the bank of each adaptive convolution at those sides."""
+    residual_gain: Positive = 0.4
+    """Weight of the convolutions in a residual block."""
+    attention: AttentionConfig = AttentionConfig(resolutions=(8, 16, 32, 64), depths=(2, 2, 2, 1), residual_gain=0.5)
+    """Self- and cross-attention, at sides up to the input's; above the training size in windows of it."""
+    noise_max: float = Field(0.2, ge=0, le=1)
+    """Largest standard deviation of the noise that training adds to the input, in units of half the range."""
+
+    @property
+    def factor(self) -> int:
+        """Sides of the picture that comes out over those of the one that goes in."""
+        return self.resolution // self.input_resolution
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Sides of the decoder's feature maps, from the smallest up."""
+        smallest = self.input_resolution >> UPSAMPLER_DOWNS
+        return tuple(smallest << i for i in range(self.levels + UPSAMPLER_DOWNS + 1))
+
+    @property
+    def levels(self) -> int:
+        """Pictures in the pyramid: those larger than the input."""
+        return self.factor.bit_length() - 1
+
+    def channels(self, resolution: int) -> int:
+        """Width of the feature maps at this side."""
+        return min(self.channel_base // resolution, self.channel_max)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "UpsamplerConfig":
+        if self.factor < 2 or self.input_resolution < 2 << UPSAMPLER_DOWNS:
+            raise ValueError(
+                f"an upsampler from {self.input_resolution} to {self.resolution} px; expected at least "
+                f"{2 << UPSAMPLER_DOWNS} px in and a larger side out"
+            )
+        if len(self.encoder_blocks) != UPSAMPLER_DOWNS:
+            raise ValueError(f"encoder_blocks has {len(self.encoder_blocks)} numbers; give {UPSAMPLER_DOWNS}")
+        check_levels(self.resolution, self.resolutions, self.attention, blocks=self.blocks, filters=self.num_filters)
+        if above := [side for side in self.attention.resolutions if side > self.input_resolution]:
+            raise ValueError(f"attention.resolutions names {above[0]}, above the input's {self.input_resolution}")
+        return self
+
+
 class DiscriminatorConfig(Section):
-    """D: (pyramid, text) -> logits for every entry and exit (paper 4). Its resolution is the generator's."""
+    """D: (pyramid, text) -> logits for every entry and exit (paper 4). Its resolution is that of what it is shown."""
+
+    window: int = Field(0, ge=0)
+    """Side of the square of each picture that D is shown, at a random place; 0 = all of it."""
 
     multi_scale: bool = True
     """Every level of the pyramid enters and is judged at every later exit (MS-I/O); false = the picture at the last."""

@@ -3,17 +3,19 @@
 Defaults are the paper's values where it states them (docs/paper.md gives the source of each).
 """
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from gigagan.config.networks import (
+    UPSAMPLER_DOWNS,
     Count,
     DiscriminatorConfig,
     GeneratorConfig,
     NonNegative,
     Positive,
     Section,
+    UpsamplerConfig,
     VisionConfig,
     check_levels,
 )
@@ -21,6 +23,23 @@ from gigagan.config.networks import (
 Point = tuple[NonNegative, NonNegative]
 Schedule = NonNegative | tuple[Point, ...]
 """A weight: a number, or points [kimg, value], straight between them and level before the first and after the last."""
+
+NETWORKS: dict[str, type[GeneratorConfig] | type[UpsamplerConfig]] = {
+    "base": GeneratorConfig,
+    "upsampler": UpsamplerConfig,
+}
+"""What the generator's section may be, by its `kind`."""
+
+
+def kind_of(section: Any) -> str:
+    """Of a generator's section, as a tree or as a model; without one it is the base generator's."""
+    kind = section.get("kind", "base") if isinstance(section, dict) else getattr(section, "kind", "base")
+    return str(kind)
+
+
+AnyGenerator = Annotated[
+    Annotated[GeneratorConfig, Tag("base")] | Annotated[UpsamplerConfig, Tag("upsampler")], Discriminator(kind_of)
+]
 
 
 class FilterConfig(Section):
@@ -55,6 +74,9 @@ class DataConfig(Section):
     """Share of pictures with alpha drawn on a coloured background that the caption names."""
     flip_prob: float = Field(0.0, ge=0, le=1)
     """Share of pictures mirrored; 0 where captions name sides."""
+    crop: int = Field(0, ge=0)
+    """Side of the square cut out of each picture at a random place, from pictures in their own size up to the
+    resolution; 0 = the whole picture. For upsamplers."""
     num_workers: int = Field(0, ge=0)
     """Processes that read and decode; 0 = in the training process."""
 
@@ -183,6 +205,21 @@ class AugmentConfig(Section):
     """Largest change of brightness, in units of half the range."""
 
 
+class DegradeConfig(Section):
+    """How a picture becomes the small one that an upsampler is given."""
+
+    filters: tuple[Literal["area", "bilinear", "bicubic"], ...] = Field(("bicubic",), min_length=1)
+    """Antialiased filters that reduce it; each picture draws one."""
+    prob: float = Field(0.0, ge=0, le=1)
+    """Share of pictures that also lose what photographs lose: blur, sensor noise, JPEG."""
+    blur: NonNegative = 1.0
+    """Largest standard deviation of the blur, in pixels of the small picture."""
+    noise: float = Field(0.06, ge=0, le=1)
+    """Largest standard deviation of the sensor's noise, in units of half the range; the network isn't told of it."""
+    jpeg_quality: int = Field(40, ge=5, le=95)
+    """Lowest quality of JPEG; the highest is 95."""
+
+
 class OptimizerConfig(Section):
     """AdamW (paper 6)."""
 
@@ -250,26 +287,44 @@ class RunConfig(Section):
     """Model directory to start from, or the name of one in the package (emoji)."""
     data: DataConfig = DataConfig()
     text: TextConfig = TextConfig()
-    generator: GeneratorConfig = GeneratorConfig()
+    generator: AnyGenerator = GeneratorConfig()
+    """G, of the base model (kind=base) or of an upsampler."""
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     vision: VisionConfig = VisionConfig()
     loss: LossConfig = LossConfig()
     augment: AugmentConfig = AugmentConfig()
+    degrade: DegradeConfig = DegradeConfig()
     optim_G: OptimizerConfig = OptimizerConfig()
     optim_D: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
 
+    @property
+    def shown_side(self) -> int:
+        """Side of the pictures in a batch."""
+        return self.data.crop or self.generator.resolution
+
+    @property
+    def judged_side(self) -> int:
+        """Side of what D is shown of them: its resolution."""
+        return self.discriminator.window or self.shown_side
+
+    @property
+    def judged_levels(self) -> int:
+        """Levels of the pyramid that D is shown."""
+        return self.generator.levels if self.discriminator.multi_scale else 1
+
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
-        G = self.generator
+        G, levels = self.generator, self.judged_levels
+        self._check_sides()
+        judged = self.judged_side
         check_levels(
-            G.resolution,
-            G.resolutions,
+            judged,
+            tuple(4 << i for i in range(judged.bit_length() - 2)),
             self.discriminator.attention,
             "discriminator.",
             blocks=self.discriminator.blocks,
         )
-        levels = len(G.resolutions) if self.discriminator.multi_scale else 1
         if len(self.loss.level_weights) != levels:
             seen = f"a {G.resolution} px pyramid has {levels} levels" if levels > 1 else "D sees one level"
             raise ValueError(f"loss.level_weights has {len(self.loss.level_weights)} numbers but {seen}; give one each")
@@ -290,11 +345,31 @@ class RunConfig(Section):
         )
         if not self.loss.adv_weight and not any(others):
             raise ValueError("loss.adv_weight is 0 and so is every other loss of G; give one of them a weight")
-        if self.train.freeze_D >= len(G.resolutions):  # stages, whatever enters them
+        if self.train.freeze_D >= len(self.discriminator.blocks):  # stages, whatever enters them
             raise ValueError(
-                f"train.freeze_D is {self.train.freeze_D}, but D has {len(G.resolutions)} stages; leave one to train"
+                f"train.freeze_D is {self.train.freeze_D}, but D has {len(self.discriminator.blocks)} stages; "
+                "leave one to train"
             )
         return self
+
+    def _check_sides(self) -> None:
+        """That what is cut out of pictures can be."""
+        G, crop, window = self.generator, self.data.crop, self.discriminator.window
+        if isinstance(G, GeneratorConfig):
+            if crop or window or self.degrade != DegradeConfig():
+                raise ValueError(
+                    "data.crop, discriminator.window and degrade are for upsamplers (generator.kind=upsampler); "
+                    "leave them out"
+                )
+            return
+        if crop and (crop & (crop - 1) or not G.factor * 2**UPSAMPLER_DOWNS <= crop <= G.resolution):
+            raise ValueError(
+                f"data.crop is {crop}; expected a power of two from {G.factor * 2**UPSAMPLER_DOWNS} to {G.resolution}"
+            )
+        if window and (window & (window - 1) or not 8 * G.factor <= window <= self.shown_side):
+            raise ValueError(
+                f"discriminator.window is {window}; expected a power of two from {8 * G.factor} to {self.shown_side}"
+            )
 
     def _check_condition(self) -> None:
         """That networks and losses are told of what the text encoder gives."""

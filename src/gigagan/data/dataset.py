@@ -10,6 +10,7 @@ import io
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,13 @@ class Sample:
 class CaptionedImages:
     """Random access to the samples of one split, decoded and brought to one resolution."""
 
-    def __init__(self, path: Path, source: Source, *, resolution: int | None, faults: list[Fault]) -> None:
+    def __init__(
+        self, path: Path, source: Source, *, resolution: int | None, faults: list[Fault], enlarge: bool = True
+    ) -> None:
         self.path = path
         self.source = source
         self.resolution = resolution
+        self.enlarge = enlarge
         self.faults = faults
         """What was found unusable on opening: shards, and samples without a caption."""
         self.classes: tuple[str, ...] = source.classes if isinstance(source, ClassFolderSource) else ()
@@ -72,7 +76,8 @@ class CaptionedImages:
             raise IndexError(index)
         try:
             record = self.source.read(index)
-            return Sample(record.key, decode(record.image, self.resolution), record.captions, record.meta)
+            image = decode(record.image, self.resolution, enlarge=self.enlarge)
+            return Sample(record.key, image, record.captions, record.meta)
         except DataError as error:
             raise DataError(f"{self.path}: {self.key(index)}: {error}") from None
 
@@ -108,8 +113,10 @@ class Mixture:
         return replace(self.sets[number].source.read(index - self.first[number]), key=self.key(index))
 
 
-def decode(content: bytes, resolution: int | None) -> UInt8[np.ndarray, "H W C"]:
+def decode(content: bytes, resolution: int | None, *, enlarge: bool = True) -> UInt8[np.ndarray, "H W C"]:
     """Pixels of a PNG, JPEG or WebP file, cut to the middle square and brought to the resolution.
+
+    Unless `enlarge`, a picture whose shorter side is no longer than the resolution stays as it is.
 
     Raises DataError where the file isn't whole, isn't one of these, or is too large.
     """
@@ -129,7 +136,8 @@ def decode(content: bytes, resolution: int | None) -> UInt8[np.ndarray, "H W C"]
     except Exception as error:  # whatever a decoder makes of a damaged file
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise DataError(f"isn't a whole PNG, JPEG or WebP picture ({reason})") from None
-    if resolution is not None and picture.size != (resolution, resolution):
+    small = resolution is not None and min(picture.size) <= resolution and not enlarge
+    if resolution is not None and picture.size != (resolution, resolution) and not small:
         side = min(picture.size)
         left, top = (picture.width - side) // 2, (picture.height - side) // 2
         square = picture.crop((left, top, left + side, top + side))
@@ -157,9 +165,12 @@ def open_dataset(
     split: str = "",
     resolution: int | None = None,
     strict: bool = True,
+    enlarge: bool = True,
     keep: FilterConfig = FilterConfig(),  # noqa: B008 (frozen)
 ) -> CaptionedImages:
     """The set at a path or URL, or one split of it; a set without splits is all train. Filters need an index of it.
+
+    `enlarge` as in `decode`.
 
     Raises DataError where it is missing, empty or without that split, and, unless not strict, where more than 1 % of
     its shards are bad.
@@ -183,20 +194,25 @@ def open_dataset(
         raise DataError(f"{path}: has no split {split!r}; it has {', '.join(sorted(splits))}")
     if strict and not len(source):
         raise DataError(f"{path}: holds no picture with a caption; run `gigagan data check` on it")
-    return CaptionedImages(path, source, resolution=resolution, faults=[*shard_faults, *sample_faults])
+    return CaptionedImages(path, source, resolution=resolution, faults=[*shard_faults, *sample_faults], enlarge=enlarge)
 
 
 def open_for_training(cfg: DataConfig, *, resolution: int) -> CaptionedImages:
     """What a run is shown: one set, or a mixture of several. Raises DataError as `open_dataset`."""
+    enlarge = not cfg.crop
+    opened = partial(open_dataset, split=cfg.split, resolution=resolution, enlarge=enlarge, keep=cfg.keep)
     if not cfg.mix:
-        path = cfg.path or packaged_pictures()
-        return open_dataset(path, split=cfg.split, resolution=resolution, keep=cfg.keep)
-    sets = [open_dataset(path, split=cfg.split, resolution=resolution, keep=cfg.keep) for path, _ in cfg.mix]
+        return opened(cfg.path or packaged_pictures())
+    sets = [opened(path) for path, _ in cfg.mix]
     if plain := [str(one.path) for one in sets if one.classes or not one.captioned]:
         raise DataError(f"{plain[0]}: has classes or no captions; sets with captions alone can be mixed")
     mixture = Mixture(sets, [weight for _, weight in cfg.mix])
     return CaptionedImages(
-        Path("mixture"), mixture, resolution=resolution, faults=[f for one in sets for f in one.faults]
+        Path("mixture"),
+        mixture,
+        resolution=resolution,
+        faults=[f for one in sets for f in one.faults],
+        enlarge=enlarge,
     )
 
 

@@ -70,10 +70,11 @@ class DrawnBatches(Sequence[list[Drawn]]):
             except DataError as error:
                 bad.append(str(error))
                 index = (index + 1) % len(self.dataset)
-        return Drawn(np.zeros((3, self.resolution, self.resolution), np.uint8), "", "", tuple(bad))
+        side = self.cfg.crop or self.resolution
+        return Drawn(np.zeros((3, side, side), np.uint8), "", "", tuple(bad))
 
     def _show(self, sample: Sample, place: int) -> tuple[UInt8[np.ndarray, "3 H W"], str]:
-        """Draw a caption, then the background that it names, then the mirroring."""
+        """Draw a caption, then the background that it names, then the square that is cut out, then the mirroring."""
         cfg, name = self.cfg, (self.seed, place)
         transparent = sample.image.shape[2] == 4
         colored = [caption for caption in sample.captions if caption.background is not None and transparent]
@@ -87,9 +88,24 @@ class DrawnBatches(Sequence[list[Drawn]]):
             raise DataError(f"{sample.key}: its captions name backgrounds, but it has no alpha")
         caption: Caption = candidates[choose(len(candidates), *name, "caption")]
         image = composite(sample.image, caption.background or WHITE)
+        if cfg.crop:
+            image = self._cut(image, sample.key, *name)
         if draw(*name, "flip") < cfg.flip_prob:
             image = image[:, ::-1]
         return np.ascontiguousarray(image.transpose(2, 0, 1)), caption.text
+
+    def _cut(self, image: UInt8[np.ndarray, "H W 3"], key: str, *name: object) -> UInt8[np.ndarray, "h w 3"]:
+        """Of two squares at random places the one with more in it: many pictures are empty at their corners."""
+        side = self.cfg.crop
+        height, width = image.shape[:2]
+        if min(height, width) < side:
+            raise DataError(f"{key}: {width} x {height} px, but data.crop is {side}; leave out pictures that small")
+        squares = []
+        for attempt in range(2):
+            top = choose(height - side + 1, *name, "top", attempt)
+            left = choose(width - side + 1, *name, "left", attempt)
+            squares.append(image[top : top + side, left : left + side])
+        return max(squares, key=lambda square: float(square[::4, ::4].std()))
 
 
 def composite(image: UInt8[np.ndarray, "H W C"], background: tuple[int, int, int]) -> UInt8[np.ndarray, "H W 3"]:

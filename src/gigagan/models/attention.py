@@ -129,9 +129,12 @@ class AttentionBlock(nn.Module):
         residual_gain: float,
         style_dim: int = 0,
         text_dim: int = 0,
+        window: int = 0,
     ) -> None:
+        """`window`: side of the largest map over which self-attention reaches; 0 = it reaches over any."""
         super().__init__()
         self.gain = residual_gain
+        self.window = window
         inner_dim = max(round(channels * dim_multiplier), 1)
         num_heads = head_count(inner_dim, head_dim)
         self.self_norm = ChannelNorm(channels)
@@ -154,15 +157,21 @@ class AttentionBlock(nn.Module):
         t_local: Float[Tensor, "B T D"] | None = None,
         text_mask: Bool[Tensor, "B T"] | Float[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B C H W"]:
-        H = x.shape[2]
+        H, W = x.shape[2:]
         x = x.flatten(2).transpose(1, 2)  # [B, HW, C]; a view when x is channels-last
 
         # Self-attention.
-        tokens = context = self.self_norm(x)
-        if self.style_token is not None:
+        tokens = self.self_norm(x)
+        if self.style_token is None:
+            style = tokens[:, :0]
+        else:
             assert w is not None
-            context = torch.cat([tokens, self.style_token(w).to(x.dtype)[:, None]], dim=1)
-        x = torch.add(x, self.self_attention(tokens, context), alpha=self.gain)
+            style = self.style_token(w).to(x.dtype)[:, None]
+        if self.window and max(H, W) > self.window:
+            attended = self._windowed(tokens.unflatten(1, (H, W)), style).flatten(1, 2)
+        else:
+            attended = self.self_attention(tokens, torch.cat([tokens, style], dim=1))
+        x = torch.add(x, attended, alpha=self.gain)
 
         # Cross-attention.
         if self.cross_attention is not None and self.cross_norm is not None:
@@ -172,11 +181,66 @@ class AttentionBlock(nn.Module):
 
         # MLP.
         x = torch.add(x, self.mlp(self.mlp_norm(x)), alpha=self.gain)
-        return x.transpose(1, 2).unflatten(2, (H, -1))
+        return x.transpose(1, 2).unflatten(2, (H, W))
+
+    # Deviation: above the training size self-attention works in windows of it, half overlapping and blended; so it sees
+    # no more than it learned with, costs in proportion to the picture, and leaves no border between windows.
+    def _windowed(self, tokens: Float[Tensor, "B H W C"], style: Float[Tensor, "B n C"]) -> Float[Tensor, "B H W C"]:
+        """Self-attention within windows, each place the mean of what the windows over it say, by hat weights."""
+        B, H, W = tokens.shape[:3]
+        side_y, side_x = min(H, self.window), min(W, self.window)
+        rows, columns = window_starts(H, self.window), window_starts(W, self.window)
+        hat_y, hat_x = (_hat(side, length).to(tokens) for side, length in ((side_y, H), (side_x, W)))
+        hat = (hat_y[:, None] * hat_x)[:, :, None]
+        total = torch.zeros_like(tokens)
+        for top in rows:  # a row of windows at once: memory is bounded by the picture's width
+            part = tokens[:, top : top + side_y]
+            windows = torch.cat([part[:, :, left : left + side_x] for left in columns]).flatten(1, 2)
+            context = torch.cat([windows, style.repeat(len(columns), 1, 1)], dim=1)
+            attended = self.self_attention(windows, context).unflatten(1, (side_y, side_x)) * hat
+            for left, one in zip(columns, attended.split(B), strict=True):
+                total[:, top : top + side_y, left : left + side_x] += one
+        weight_y, weight_x = (
+            _coverage(starts, hat_, length).to(tokens)
+            for starts, hat_, length in ((rows, hat_y, H), (columns, hat_x, W))
+        )
+        return total / (weight_y[:, None] * weight_x)[:, :, None]
+
+
+def window_starts(length: int, window: int) -> list[int]:
+    """Where windows begin along an axis: every half window, the last one where it ends with the axis.
+
+    Of a part of the axis that begins at a multiple of half a window they are those of the whole, but for windows that
+    the part cuts off.
+    """
+    if length <= window:
+        return [0]
+    return sorted({*range(0, length - window, window // 2), length - window})
+
+
+def _hat(side: int, length: int) -> Float[Tensor, " n"]:
+    """Weights of a window's places: a hat, from near 0 at its ends to 1 at its middle; 1 where one window is all."""
+    if side == length:
+        return torch.ones(side)
+    return 1 - (torch.arange(side) + 0.5 - side / 2).abs() / (side / 2)
+
+
+def _coverage(starts: list[int], hat: Float[Tensor, " n"], length: int) -> Float[Tensor, " L"]:
+    """Sum of the weights of all windows over each place of an axis."""
+    total = torch.zeros(length, dtype=hat.dtype)
+    for start in starts:
+        total[start : start + len(hat)] += hat
+    return total
 
 
 def attention_stack(
-    cfg: AttentionConfig, resolution: int, channels: int, *, style_dim: int = 0, text_dim: int = 0
+    cfg: AttentionConfig,
+    resolution: int,
+    channels: int,
+    *,
+    style_dim: int = 0,
+    text_dim: int = 0,
+    window: int = 0,
 ) -> nn.ModuleList:
     """The blocks of one side of the feature maps; none where the configuration has no attention there."""
     return nn.ModuleList(
@@ -188,6 +252,7 @@ def attention_stack(
             residual_gain=cfg.residual_gain,
             style_dim=style_dim,
             text_dim=text_dim,
+            window=window,
         )
         for _ in range(cfg.depth_at(resolution))
     )

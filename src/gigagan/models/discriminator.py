@@ -25,9 +25,9 @@ class Exit(NamedTuple):
     """What phi gives at an exit, for every level that has entered before it."""
 
     features: Tensor
-    """[j * B, C_j, H_j, W_j], levels 0 ... j - 1 side by side."""
+    """[M, C_j, H_j, W_j], the levels that have entered so far (0 ... j - 1, while there are more) side by side."""
     unconditional: Tensor
-    """[j * B, 1, H_j, W_j]: the part of the logit that no text changes."""
+    """[M, 1, H_j, W_j]: the part of the logit that no text changes."""
 
 
 Logits = list[dict[int, Tensor]]
@@ -170,13 +170,14 @@ class ProjectionHead(ExitHead):
 class Discriminator(nn.Module):
     """D: (pyramid, text) -> logits[i][j]; `phi`, `text` and `judge` are its parts, for judging one pass twice."""
 
-    def __init__(self, cfg: DiscriminatorConfig, *, resolution: int, feature_dim: int) -> None:
+    def __init__(self, cfg: DiscriminatorConfig, *, resolution: int, feature_dim: int, levels: int = 0) -> None:
+        """With cfg.multi_scale `levels` of the pyramid enter (0 = one at every side), else the picture alone."""
         super().__init__()
         self.cfg = cfg
         self.resolution = resolution
         self.feature_dim = feature_dim
         sides = [resolution >> i for i in range(int(math.log2(resolution)) - 1)]
-        self.num_levels = len(sides) if cfg.multi_scale else 1
+        self.num_levels = (levels or len(sides)) if cfg.multi_scale else 1
         self.text = text_layers(feature_dim, dim=cfg.text_dim, num_layers=cfg.text_layers, num_heads=cfg.text_heads)
         self.stages = nn.ModuleDict(
             {
@@ -184,7 +185,7 @@ class Discriminator(nn.Module):
                 for i, r in enumerate(sides)
             }
         )
-        exits = [r // 2 if r > 4 else 1 for r in sides][-self.num_levels :]
+        exits = [r // 2 if r > 4 else 1 for r in sides] if cfg.multi_scale else [1]
         self.heads = nn.ModuleDict({f"{r}x{r}": _head(cfg, cfg.channels(max(r, 4))) for r in exits})
 
     def forward(self, pyramid: list[Tensor], features: TextFeatures, dtype: torch.dtype = torch.float32) -> Logits:
@@ -207,10 +208,11 @@ class Discriminator(nn.Module):
 
     def judge(self, exits: list[Exit], t_D: Float[Tensor, "B D"]) -> Logits:
         """Logits of phi's features under these captions; logits[i][j] as in `Logits`."""
-        logits: Logits = [{} for _ in exits]
+        logits: Logits = [{} for _ in range(self.num_levels)]
         for j, (seen, head) in enumerate(zip(exits, self.heads.values(), strict=True), start=1):
-            levels = head(seen.features, seen.unconditional, t_D.repeat(j, 1)).chunk(j)
-            for i in range(j):
+            entered = min(j, self.num_levels)
+            levels = head(seen.features, seen.unconditional, t_D.repeat(entered, 1)).chunk(entered)
+            for i in range(entered):
                 logits[i][j] = levels[i]
         return logits
 

@@ -45,9 +45,10 @@ class MappingNetwork(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Two adaptive convolutions f, at twice the side when `up`: (skip(x) + f(x)) * gain, or f(x) if not `residual`."""
+    """Two adaptive convolutions f, at twice the side when `up`: skip_gain * skip(x) + gain * f(x).
 
-    # Unstated: how the residual gain enters; (x + f(x)) * gain (paper.md 3.3).
+    Where it isn't `residual`, f(x) alone.
+    """
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class ConvBlock(nn.Module):
         num_filters: int,
         residual: bool,
         gain: float,
+        skip_gain: float,
         up: bool,
     ) -> None:
         super().__init__()
@@ -69,17 +71,17 @@ class ConvBlock(nn.Module):
             out_channels, out_channels, style_dim=style_dim, num_filters=num_filters, activation=True, out_gain=gain
         )
         changed = residual and (up or in_channels != out_channels)
-        self.skip = EqualConv(in_channels, out_channels, kernel=1, bias=False, out_gain=gain) if changed else None
+        self.skip = EqualConv(in_channels, out_channels, kernel=1, bias=False, out_gain=skip_gain) if changed else None
         self.residual = residual
         self.up = up
-        self.gain = gain
+        self.skip_gain = skip_gain
 
     def forward(self, x: Float[Tensor, "B I H W"], w: Float[Tensor, "B S"]) -> Float[Tensor, "B O H2 W2"]:
         y: Tensor = self.conv1(self.conv0(x, w), w)
         if not self.residual:
             return y
         if self.skip is None:
-            return torch.add(y, x, alpha=self.gain)
+            return torch.add(y, x, alpha=self.skip_gain)
         x = self.skip(x)  # before the upsampling: the two commute, and here it is a quarter of the work
         return y + (upsample(x) if self.up else x)
 
@@ -93,12 +95,14 @@ class SynthesisLevel(nn.Module):
         channels = cfg.channels(resolution)
         num_filters = cfg.num_filters[level]
         first = resolution == 4
+        # Unstated: how the residual gain enters; (x + f(x)) * gain (paper.md 3.3).
         block = partial(
             ConvBlock,
             style_dim=cfg.w_dim,
             num_filters=num_filters,
             residual=cfg.residual,
             gain=cfg.residual_gain,
+            skip_gain=cfg.residual_gain,
         )
         self.entry = (
             AdaptiveConv(channels, channels, style_dim=cfg.w_dim, num_filters=num_filters, activation=True)

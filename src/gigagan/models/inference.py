@@ -1,17 +1,21 @@
 """A generator made ready for drawing: what a call needs of the weights is computed once."""
 
 from copy import deepcopy
+from typing import TypeVar
 
 import torch
 
 from gigagan.models.adaptive_conv import AdaptiveConv
 from gigagan.models.generator import Generator
 from gigagan.models.layers import EqualConv, EqualLinear
+from gigagan.models.upsampler import Upsampler
+
+N = TypeVar("N", Generator, Upsampler)
 
 READ_STYLE = ("to_scale", "to_select", "style_token")
 
 
-def prepared(generator: Generator, dtype: torch.dtype, *, pack: bool = True) -> Generator:
+def prepared(generator: N, dtype: torch.dtype, *, pack: bool = True) -> N:
     """A copy that draws the same pictures faster: gains folded, Gram matrices kept, weights in dtype and packed.
 
     The text layers, the mapping network and what reads w stay float32, as in training. The copy is for drawing alone:

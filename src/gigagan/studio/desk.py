@@ -68,7 +68,7 @@ class Desk:
         prompt = self._prompt(prompt)
         with self._turn:
             output = self.pipe(prompt, seeds=seeds, truncation_psi=psi)
-        infos = [self.pipe.info(prompt, seed, psi, self.pipe.resolution) for seed in output.seeds]
+        infos = [self.pipe.info(prompt, seed, psi, output.resolutions[0]) for seed in output.seeds]
         return [self._keep(f"seed-{i.seed}.png", png_bytes(p, i)) for p, i in zip(output.images, infos, strict=True)]
 
     def mixes(self, coarse: str, fine: str, seed: int, psi: float) -> list[Path]:

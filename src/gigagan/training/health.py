@@ -16,6 +16,7 @@ from gigagan.models.adaptive_conv import AdaptiveConv
 from gigagan.models.attention import L2Attention
 from gigagan.models.generator import SynthesisLevel
 from gigagan.models.layers import image_pyramid, to_float
+from gigagan.models.upsampler import DecoderLevel
 from gigagan.training.micro_batches import MicroBatch
 from gigagan.training.state import TrainState
 
@@ -41,14 +42,19 @@ def examine(state: TrainState, batch: MicroBatch) -> dict[str, float]:
     training = state.G.training
     state.G.eval()
     with _watched(state.G, findings, "G"):
-        pyramid = state.G(batch.z[:count], features, dtype=state.dtype)
+        given = [one[:count] for one in batch.given]
+        pyramid = state.G(batch.z[:count], features, *given, dtype=state.dtype)
     state.G.train(training)
     findings["Health/G/picture_spread"] = float(pyramid[0].std(dim=0).mean()) if count > 1 else 1.0
     if state.cfg.loss.adv_weight:
         real = image_pyramid(to_float(batch.img[:count]), levels=state.D.num_levels)
+        pyramid = pyramid[: state.D.num_levels]
+        if batch.window is not None:
+            window = batch.window.part(slice(count))
+            real, pyramid = window(real), window(pyramid)
         with _watched(state.D, findings, "D"):
             own = state.D(real, features, dtype=state.dtype)
-        generated = state.D(pyramid[: state.D.num_levels], features, dtype=state.dtype)
+        generated = state.D(pyramid, features, dtype=state.dtype)
         for i, exits in enumerate(own):
             for j, logits in exits.items():
                 findings[f"Logits/real/{i}_{j}"] = float(logits.mean())
@@ -89,7 +95,7 @@ def _watched(network: nn.Module, findings: dict[str, float], name: str) -> Itera
 
     def level(path: str) -> Hook:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            x = output[0].to(torch.float32)
+            x = (output[0] if isinstance(output, tuple) else output).to(torch.float32)
             between = x.var(dim=0, correction=0).mean() if len(x) > 1 else x.var()
             findings[f"Health/{name}/spread/{path}"] = float((between / x.square().mean().clamp(min=1e-12)).sqrt())
 
@@ -111,7 +117,7 @@ def _watched(network: nn.Module, findings: dict[str, float], name: str) -> Itera
 
     handles = []
     for path, module in network.named_modules():
-        if isinstance(module, SynthesisLevel):
+        if isinstance(module, SynthesisLevel | DecoderLevel):
             handles.append(module.register_forward_hook(level(path.rpartition(".")[2])))
         elif isinstance(module, L2Attention) and not path.startswith("text."):
             handles.append(module.register_forward_hook(attention(path)))

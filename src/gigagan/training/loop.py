@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from gigagan import checkpoint, dist
@@ -19,11 +18,11 @@ from gigagan.data.dataset import CaptionedImages, open_for_training
 from gigagan.data.features import CaptionFeatures
 from gigagan.data.loader import Batch, Batches, batches
 from gigagan.errors import ConfigError, GigaGANError
-from gigagan.grid import labelled_grid
 from gigagan.models.frozen import TextEncoder, TextFeatures, build_text_encoder
-from gigagan.pipeline import Pipeline
+from gigagan.models.upsampler import Upsampler
 from gigagan.training.attempts import Attempts
 from gigagan.training.contrast import build_critics
+from gigagan.training.grids import SampleGrid, sample_grid
 from gigagan.training.guard import Guard, Verdict, Wishes, exchange
 from gigagan.training.health import alarms, examine
 from gigagan.training.micro_batches import micro_batches, other_captions
@@ -37,8 +36,6 @@ log = logging.getLogger(__name__)
 
 Values = list[dict[str, Tensor]]
 """Losses and scores of each micro-batch."""
-
-GRID_SEEDS = (0, 1, 2, 3)
 
 
 def train(cfg: RunConfig, run_dir: Path, *, device: torch.device, allow: Collection[str] = ()) -> int:
@@ -92,7 +89,7 @@ def _run(
 ) -> None:
     """The steps, and what comes after each."""
     cfg = state.cfg
-    prompts = list(cfg.train.grid_prompts) or _first_captions(dataset)
+    show = sample_grid(cfg, dataset, encoder)
     stream = _open(state, dataset)
     saver, guard, stats = Saver(run_dir, cfg.train), Guard(run_dir), Stats(run_dir, total_kimg=cfg.train.total_kimg)
     if state.nimg == 0:  # there is always a state to go back to, and a disk that can't be written shows now
@@ -127,7 +124,7 @@ def _run(
             if ticks % cfg.train.checkpoint_ticks == 0:
                 saver.save(state)
             if ticks % cfg.train.snapshot_ticks == 0:
-                _save_snapshot(state, encoder, run_dir, prompts)
+                _save_snapshot(state, encoder, run_dir, show)
 
     if stats.images(state.nimg):
         stats.tick(state.nimg, _counts(stream, guard))
@@ -136,7 +133,7 @@ def _run(
     dist.barrier()  # no rank leaves before the state is whole
     # Whoever sends SIGTERM doesn't wait for pictures; and of a sharded G all ranks would have to agree to gather it.
     if not stopping or (stop.number == signal.SIGINT and not cfg.train.shard_G):
-        _save_snapshot(state, encoder, run_dir, prompts)
+        _save_snapshot(state, encoder, run_dir, show)
     stream.close()
     stats.close()
 
@@ -270,26 +267,24 @@ def _set_learning_rate(state: TrainState) -> None:
             group["lr"] = group["base_lr"] * warm * state.rate
 
 
-def _save_snapshot(state: TrainState, encoder: TextEncoder, run_dir: Path, prompts: list[str]) -> None:
+def _save_snapshot(state: TrainState, encoder: TextEncoder, run_dir: Path, show: SampleGrid) -> None:
     G_ema = state.average()
     if dist.rank():
         return
     provenance = {"kimg": state.nimg / 1000, "config": state.cfg.model_dump(mode="json")}
+    upsampler, generator = (G_ema, None) if isinstance(G_ema, Upsampler) else (None, G_ema)
     checkpoint.save_model(
-        run_dir / "model", G_ema, encoder, provenance=provenance, dtype=torch.float32, discriminator=state.D
+        run_dir / "model",
+        generator,
+        encoder,
+        provenance=provenance,
+        dtype=torch.float32,
+        discriminator=state.D,
+        upsampler=upsampler,
     )
-    pipe = Pipeline(G_ema, encoder)
-    rows: list[list[Image.Image]] = []
-    for prompt in prompts:
-        rows.append(list(pipe(prompt or None, seeds=GRID_SEEDS, truncation_psi=1).images))
     folder = run_dir / "grids"
     folder.mkdir(exist_ok=True)
-    labelled_grid(rows, rows=prompts, columns=[f"seed {s}" for s in GRID_SEEDS]).save(folder / f"{state.nimg:09d}.png")
-
-
-def _first_captions(dataset: CaptionedImages) -> list[str]:
-    step = max(len(dataset) // 8, 1)
-    return list(dict.fromkeys(dataset[i].captions[0].text for i in range(0, len(dataset), step)))[:8]
+    show(G_ema).save(folder / f"{state.nimg:09d}.png")
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

@@ -9,11 +9,44 @@ from torch import Tensor
 
 from gigagan import dist
 from gigagan.augment import Augmentation
+from gigagan.config import UpsamplerConfig
 from gigagan.data.features import CaptionFeatures
 from gigagan.data.loader import Batch
 from gigagan.losses import mismatched
 from gigagan.models.frozen import TextFeatures
+from gigagan.training.degrade import Degradation
 from gigagan.training.state import TrainState
+
+
+@dataclass(frozen=True)
+class Window:
+    """A square of each picture of a batch."""
+
+    side: int
+    """In pixels of the largest level."""
+    corners: Tensor
+    """[B, 2], top and left; multiples of the scale of the smallest level."""
+
+    @classmethod
+    def draw(cls, side: int, shown_side: int, step: int, batch: int, generator: torch.Generator) -> "Window":
+        """Random places whose corners are multiples of `step`."""
+        places = (shown_side - side) // step + 1
+        return cls(side, torch.randint(places, (batch, 2), generator=generator) * step)
+
+    def part(self, part: slice) -> "Window":
+        """That of some of the pictures."""
+        return Window(self.side, self.corners[part])
+
+    def __call__(self, pyramid: list[Tensor]) -> list[Tensor]:
+        """The squares at every level."""
+        return [self._level(img, 1 << i) for i, img in enumerate(pyramid)]
+
+    def _level(self, img: Tensor, scale: int) -> Tensor:
+        side = self.side // scale
+        corners = [(top // scale, left // scale) for top, left in self.corners.tolist()]
+        return torch.stack(
+            [one[:, y : y + side, x : x + side] for one, (y, x) in zip(img, corners, strict=True)]
+        ).contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
@@ -33,6 +66,15 @@ class MicroBatch:
     """[B], for each picture the index of a caption that isn't its own."""
     has_other: Tensor
     """[B] bool, False where every caption is the picture's own."""
+    given: tuple[Tensor, ...] = ()
+    """What G is given beside text and latent: nothing, or an upsampler's small pictures, [B, 4, h, w]."""
+    window: Window | None = None
+    """Which square of each picture D is shown; None = all of it."""
+
+    def shown(self, pyramid: list[Tensor]) -> list[Tensor]:
+        """A pyramid as D is shown it."""
+        pyramid = self.augmentation(pyramid)
+        return pyramid if self.window is None else self.window(pyramid)
 
 
 def micro_batches(
@@ -53,11 +95,23 @@ def micro_batches(
     z = torch.randn(total * dist.world_size(), cfg.generator.z_dim, generator=generator)[first : first + total]
     drawn = Augmentation.draw(cfg.augment, total * dist.world_size(), generator, state.device)
     augmentation = drawn.part(slice(first, first + total))
+    degradation, window = None, None
+    if isinstance(cfg.generator, UpsamplerConfig):
+        side, count, mine = (
+            cfg.shown_side // cfg.generator.factor,
+            total * dist.world_size(),
+            slice(first, first + total),
+        )
+        degradation = Degradation.draw(cfg.degrade, cfg.generator.noise_max, count, side, generator).part(mine)
+        if cfg.judged_side < cfg.shown_side:
+            drawn_windows = Window.draw(cfg.judged_side, cfg.shown_side, cfg.generator.factor, count, generator)
+            window = drawn_windows.part(mine)
     for start in range(0, total, batch_gpu):
         part = slice(start, start + batch_gpu)
         captions = batch.captions[part]
         generator.manual_seed(_mix(cfg.train.seed, state.place, phase, first + start))
         other, has_other = mismatched(captions, generator)
+        given = () if degradation is None else (degradation.part(part)(batch.img[part]).to(state.device),)
         yield MicroBatch(
             img=batch.img[part].to(state.device, memory_format=torch.channels_last),
             captions=captions,
@@ -67,6 +121,8 @@ def micro_batches(
             augmentation=augmentation.part(part),
             other=other.to(state.device),
             has_other=has_other.to(state.device),
+            given=given,
+            window=None if window is None else window.part(part),
         )
 
 

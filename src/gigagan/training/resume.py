@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gigagan import checkpoint
-from gigagan.config import RunConfig, load
+from gigagan.config import RunConfig, UpsamplerConfig, load
 from gigagan.errors import ConfigError
 from gigagan.training.state import TrainState, grow_from
 
@@ -51,8 +51,12 @@ def restore_or_init(state: TrainState, run_dir: Path, allow: Collection[str] = (
         log.info("resumed from %s at %.3f kimg", saved.path.name, saved.nimg / 1000)
     elif state.cfg.init:
         model = checkpoint.load_model(state.cfg.init, device=state.device)
-        taken = grow_from(state.G, dict(model.generator.state_dict()), what=state.cfg.init)
-        grow_from(state.G_ema, dict(model.generator.state_dict()), what=state.cfg.init)
+        network = model.upsampler if isinstance(state.cfg.generator, UpsamplerConfig) else model.generator
+        if network is None:
+            kind = "an upsampler" if model.upsampler is None else "a base model"
+            raise ConfigError(f"init: {state.cfg.init} holds no network of this kind; give {kind}")
+        taken = grow_from(state.G, dict(network.state_dict()), what=state.cfg.init)
+        grow_from(state.G_ema, dict(network.state_dict()), what=state.cfg.init)
         if model.discriminator is not None:
             grow_from(state.D, dict(model.discriminator.state_dict()), what=state.cfg.init)
         log.info("started from %s: %d of %d tensors of G", state.cfg.init, taken, len(state.G.state_dict()))

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from gigagan import dist
 from gigagan.models.discriminator import Discriminator
 from gigagan.models.generator import Generator
+from gigagan.models.upsampler import Upsampler
 
 _SECOND_ORDER: ContextVar[bool] = ContextVar("second_order", default=False)
 
@@ -63,7 +64,7 @@ def like(value: Tensor, own: Tensor) -> Tensor:
     return distribute_tensor(value, own.device_mesh, own.placements, src_data_rank=None)
 
 
-def recompute(G: Generator, D: Discriminator) -> None:
+def recompute(G: Generator | Upsampler, D: Discriminator) -> None:
     """Keep only what enters G's levels and D's stages, and run each again in the backward pass."""
     for part in [*G.synthesis.levels.values(), *D.stages.values()]:
         _recompute(part)

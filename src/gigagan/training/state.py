@@ -1,6 +1,6 @@
 """All that a run carries from step to step: networks, running average, optimizers, images seen."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,8 @@ from gigagan.losses import ema_decay
 from gigagan.models.discriminator import Discriminator
 from gigagan.models.frozen import ImageNetwork
 from gigagan.models.generator import Generator
+from gigagan.models.networks import build_generator
+from gigagan.models.upsampler import Upsampler
 from gigagan.models.vision_aided import VisionAidedDiscriminator
 from gigagan.training.contrast import Contrast
 from gigagan.training.sharding import is_sharded, like, local, recompute, shard, whole
@@ -43,16 +45,18 @@ class TrainState:
         """Fingerprint of the set that it learns from."""
         self.rate = 1.0
         """Factor on every learning rate; halved once where losses weren't finite (`guard`)."""
-        self.G = Generator(cfg.generator, feature_dim=feature_dim).to(device)
-        self.D = Discriminator(cfg.discriminator, resolution=cfg.generator.resolution, feature_dim=feature_dim).to(
-            device
-        )
-        self.G_ema = Generator(cfg.generator, feature_dim=feature_dim).to(device).requires_grad_(False).eval()
+        self.G = build_generator(cfg.generator, feature_dim=feature_dim).to(device)
+        self.D = Discriminator(
+            cfg.discriminator, resolution=cfg.judged_side, feature_dim=feature_dim, levels=cfg.generator.levels
+        ).to(device)
+        self.G_ema = build_generator(cfg.generator, feature_dim=feature_dim).to(device).requires_grad_(False).eval()
         self.G_ema.load_state_dict(self.G.state_dict())
         if cfg.train.shard_G:
             if dist.world_size() == 1:
                 raise ConfigError("train.shard_G needs several processes, but there is one; set it to false")
             for network in (self.G, self.G_ema):
+                if isinstance(network, Upsampler):
+                    raise ConfigError("train.shard_G is for base models, but this is an upsampler; set it to false")
                 shard(network, device)
         if cfg.train.recompute:
             recompute(self.G, self.D)
@@ -73,7 +77,10 @@ class TrainState:
             self.judges.append((self.V, self.opt_V))
         # R1 stays uncompiled: what torch.compile makes has no second derivative. Each of the few lengths that captions
         # are padded to is compiled by itself: shapes left open fail in torch 2.13.
-        self.synthesize = torch.compile(self.G.synthesize, dynamic=False) if cfg.train.compile else self.G.synthesize
+        self.synthesize: Callable[..., list[Tensor]] = (
+            torch.compile(self.G.synthesize, dynamic=False) if cfg.train.compile else self.G.synthesize
+        )
+        """(w, condition, what an upsampler is given, dtype=) to a pyramid."""
         self.phi = torch.compile(self.D.phi, dynamic=False) if cfg.train.compile else self.D.phi
         self.mean_style = torch.zeros(cfg.generator.w_dim, device=device)
         """Mean style of the step in hand, summed up over micro-batches and ranks."""
@@ -118,12 +125,12 @@ class TrainState:
             mine.copy_(other)
         return True
 
-    def average(self) -> Generator:
+    def average(self) -> Generator | Upsampler:
         """G_ema, gathered where it is sharded; every rank must ask for it."""
         if not self.cfg.train.shard_G:
             return self.G_ema
         with torch.device("meta"):
-            gathered = Generator(self.cfg.generator, feature_dim=self.G_ema.feature_dim)
+            gathered = build_generator(self.cfg.generator, feature_dim=self.G_ema.feature_dim)
         tensors = {name: whole(value).to(self.device) for name, value in self.G_ema.state_dict().items()}
         gathered.load_state_dict(tensors, assign=True)
         return gathered.requires_grad_(False).eval()

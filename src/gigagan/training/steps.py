@@ -28,9 +28,9 @@ def discriminator_step(state: TrainState, batch: MicroBatch, *, share: float, r1
     with torch.no_grad():
         condition = state.G.text(batch.features)
         w = state.G.mapping(batch.z, condition.t_global)
-        gen_pyramid = state.synthesize(w, condition, dtype=state.dtype)
-    gen_pyramid = batch.augmentation(gen_pyramid[: state.D.num_levels])
-    real_shown = batch.augmentation(real_pyramid)
+        gen_pyramid = state.synthesize(w, condition, *batch.given, dtype=state.dtype)
+    gen_pyramid = batch.shown(gen_pyramid[: state.D.num_levels])
+    real_shown = batch.shown(real_pyramid)
     stats: Stats = {}
     if weights.adv:
         total, stats = _judges(state, batch, gen_pyramid, real_shown)
@@ -89,9 +89,9 @@ def generator_step(state: TrainState, batch: MicroBatch, *, share: float) -> Sta
     condition = state.G.text(batch.features)
     w = state.G.mapping(batch.z, condition.t_global)
     state.mean_style += w.detach().mean(dim=0) * share
-    pyramid = state.synthesize(w, condition, dtype=state.dtype)
+    pyramid = state.synthesize(w, condition, *batch.given, dtype=state.dtype)
 
-    shown = batch.augmentation(pyramid[: state.D.num_levels])
+    shown = batch.shown(pyramid[: state.D.num_levels])
     total, stats = torch.zeros((), device=w.device), Stats()
     if weights.adv:
         adv, stats = _adversarial(state, batch, shown)
@@ -150,4 +150,4 @@ def _halves(logits: losses.Logits) -> tuple[losses.Logits, losses.Logits]:
 
 
 def _last_score(logits: losses.Logits) -> Tensor:
-    return logits[0][len(logits)].detach().mean()
+    return logits[0][max(logits[0])].detach().mean()

@@ -58,7 +58,7 @@ def vision_judged(state: TrainState, batch: MicroBatch, generated: Tensor) -> tu
         stats["Loss/G/clip"] = clip.detach()
     if weights.perceptual:
         # Deviation: not in the paper's base model; on a small set it says what a caption looks like.
-        real = batch.augmentation([to_float(batch.img)])[0]
+        real = batch.shown([to_float(batch.img)])[0]
         with torch.no_grad():
             target = _look(state, real).maps
         distance = losses.perceptual_distance(seen.maps, target).mean()

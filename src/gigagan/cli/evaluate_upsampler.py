@@ -1,0 +1,63 @@
+"""gigagan evaluate-upsampler: enlarged pictures beside true ones."""
+
+from pathlib import Path
+
+import click
+
+from gigagan.errors import ConfigError
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command("evaluate-upsampler")
+@click.argument("model")
+@click.option("--data", "data_path", type=click.Path(path_type=Path), required=True, help="Data set to measure by.")
+@click.option("--num", type=click.IntRange(min=2), default=100, show_default=True, help="Pictures at most.")
+@click.option("--split", default="test_pair", show_default=True, help="Whose pictures are taken.")
+@click.option("--json", "json_path", type=FILE, metavar="FILE", help="Write the figures here.")
+@click.option("--sheet", "sheet_path", type=FILE, metavar="FILE", help="Write the first pictures here, as PNG.")
+def evaluate_upsampler(
+    model: str, data_path: Path, num: int, split: str, json_path: Path | None, sheet_path: Path | None
+) -> None:
+    """Measure the upsampler of MODEL on held-out pictures, beside bicubic and Lanczos.
+
+    Each picture is reduced to the side that the network takes and enlarged to its own size again, under its own caption
+    and under another picture's.
+    """
+    import json
+    from dataclasses import asdict
+
+    from tqdm import tqdm
+
+    from gigagan.checkpoint import load_model
+    from gigagan.data.dataset import open_dataset
+    from gigagan.data.weights import fetch
+    from gigagan.evaluation import upsampler as evaluation
+    from gigagan.evaluation.features import FeatureNetwork
+    from gigagan.grid import labelled_grid
+    from gigagan.models.frozen import load_efficientnet_lite
+    from gigagan.upsampling.enlarger import Enlarger
+
+    loaded = load_model(model, discriminator=False)
+    if loaded.upsampler is None:
+        raise ConfigError(f"{model}: holds no upsampler; give one that does")
+    cfg = loaded.upsampler.cfg
+    data = open_dataset(data_path, split=split, resolution=cfg.resolution, enlarge=False)
+    fetch("lite1", progress=True)
+    items = evaluation.pairs(data, side=cfg.input_resolution, num=num)
+    network = FeatureNetwork(load_efficientnet_lite("lite1"))
+    with tqdm(total=len(items), unit="picture", disable=None) as bar:
+        enlarger = Enlarger(loaded.upsampler, loaded.text_encoder)
+        measured = evaluation.measure(items, enlarger, network, progress=bar.update)
+    about = {"model": model, "model_hash": loaded.hash, "data": str(data_path), "split": split, "num": len(items)}
+    if json_path is not None:
+        scores = {method: asdict(one) for method, one in measured.scores.items()}
+        content = {**about, "protocol": evaluation.PROTOCOL, "own_caption_wins": measured.own_caption_wins} | scores
+        json_path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if sheet_path is not None:
+        columns = [f"{cfg.input_resolution} px, bicubic", "upsampler", "true"]
+        labelled_grid(measured.rows, rows=measured.captions, columns=columns).save(sheet_path, "PNG")
+    print("  ".join(f"{name} {value}" for name, value in about.items()))
+    print(f"\n{evaluation.table(measured)}\n")
+    for name, text in evaluation.PROTOCOL.items():
+        print(f"{name}: {text}")

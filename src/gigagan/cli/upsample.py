@@ -1,0 +1,191 @@
+"""gigagan upsample: pictures of any size, larger."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gigagan.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from gigagan.upsampling.enlarger import Enlarger, Request
+    from gigagan.upsampling.files import Job
+
+TRIAL_PX = 128
+"""Side of the picture by which the time is projected."""
+SHEET_PX = 512
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE|FOLDER...")
+@click.option("--scale", type=click.Choice(["2", "4", "8"]), help="Times the side.  [default: that of the model]")
+@click.option("--to", type=click.IntRange(2, 65536), metavar="PIXELS", help="Length of the longer side instead.")
+@click.option("--prompt", default="", help="What the pictures show; helps a model that was trained with captions.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the details that are invented.")
+@click.option("--noise", type=float, default=0.0, show_default=True, help="More hides faults and invents more.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the PNG files."
+)
+@click.option("--sheet", type=click.Path(path_type=Path, dir_okay=False), help="Also write before and after here.")
+@click.option("--model", default="emoji", show_default=True, help="Model directory, or the name of one in the package.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps; auto = the fastest found.")
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Arithmetic."
+)
+def upsample(
+    paths: tuple[Path, ...],
+    scale: str | None,
+    to: int | None,
+    prompt: str,
+    seed: int,
+    noise: float,
+    out: Path,
+    sheet: Path | None,
+    model: str,
+    device: str,
+    dtype: str,
+) -> None:
+    """Make pictures larger and print the paths of the new ones.
+
+    Any size; gray, 16-bit gray, alpha, color profile, EXIF and orientation are kept. A file that is in --out already
+    is left as it is, so the same command again goes on where it stopped. A picture that can't be used is named on
+    stderr and left out; the command then ends with 2.
+    """
+    if scale and to:
+        raise ConfigError("--scale and --to both came; give one of them")
+    from gigagan.upsampling import files
+    from gigagan.upsampling.enlarger import Request
+
+    work = files.jobs(paths, out)
+    todo = [job for job in work if not job.target.exists()]
+    if len(todo) < len(work):
+        click.echo(f"gigagan: {len(work) - len(todo)} of {len(work)} pictures are in {out} already", err=True)
+    if not todo:
+        return
+    enlarger, said = _enlarger(model, device, dtype)
+    request = Request(prompt, seed, noise)
+    enlarger.check(request)
+    times = 0 if to else int(scale or enlarger.factor)
+    failed = _run(todo, enlarger, request, said, times, to or 0)
+    if sheet is not None:
+        _sheet(sheet, [job for job in todo if job.target.exists()][:8])
+    if failed:
+        raise DataError(f"{failed} of {len(todo)} pictures were left out; the reasons are above")
+
+
+def _enlarger(model: str, device: str, dtype: str) -> "tuple[Enlarger, dict[str, str]]":
+    import torch
+
+    from gigagan import dist
+    from gigagan.checkpoint import load_model
+    from gigagan.upsampling.enlarger import Enlarger
+
+    loaded = load_model(model, dist.device(device), discriminator=False)
+    if loaded.upsampler is None:
+        raise ConfigError(f"{model}: holds no upsampler; give --model one that does")
+    trained_on = loaded.index.get("provenance", {}).get("trained_on", "")
+    if trained_on != "photographs":
+        told = trained_on or "no photographs"
+        click.echo(f"gigagan: the upsampler of {model} was trained on {told}; others may come out worse", err=True)
+    arithmetic = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    return Enlarger(loaded.upsampler, loaded.text_encoder, dtype=arithmetic), {"model": loaded.hash}
+
+
+def _run(
+    todo: "list[Job]", enlarger: "Enlarger", request: "Request", said: dict[str, str], scale: int, longest: int
+) -> int:
+    """Every job; the number of those that couldn't be done."""
+    from tqdm import tqdm
+
+    from gigagan.upsampling import files
+
+    said = said | {"prompt": request.prompt, "seed": str(request.seed), "noise": str(request.noise)}
+    failed, rate = 0, 0.0
+    with tqdm(total=len(todo), unit="picture", disable=None) as bar:
+        for job in todo:
+            try:
+                photo, size = files.planned(job, scale=scale, longest=longest)
+                if not rate:
+                    rate = _seconds_a_pixel(enlarger, request, size.scale)
+                    _tell(len(todo), rate * photo.width * photo.height, job)
+                with tqdm(
+                    total=photo.width * photo.height, unit="px", unit_scale=True, leave=False, disable=None
+                ) as one:
+                    files.run(job, photo, size, enlarger, request, said, one.update)
+                tqdm.write(str(job.target))
+            except DataError as error:
+                failed += 1
+                click.echo(f"gigagan: {error}", err=True)
+            bar.update(1)
+    return failed
+
+
+def _tell(count: int, seconds: float, job: "Job") -> None:
+    click.echo(f"gigagan: about {_duration(seconds)} for {job.source.name}, {count} pictures in all", err=True)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(round(seconds), 1)} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _seconds_a_pixel(enlarger: "Enlarger", request: "Request", scale: int) -> float:
+    """Of the picture that comes in, by drawing a small one."""
+    import time
+
+    import torch
+
+    from gigagan.upsampling.enlarger import Rows
+
+    trial = Rows(torch.zeros(3, TRIAL_PX, TRIAL_PX))
+    times = []
+    for _ in range(2):  # the first call also prepares
+        start = time.perf_counter()
+        for _ in enlarger.bands(trial, scale, request):
+            pass
+        times.append(time.perf_counter() - start)
+    return times[-1] / TRIAL_PX**2
+
+
+def _sheet(path: Path, done: "list[Job]") -> None:
+    """The first pictures, before (enlarged by Lanczos) and after."""
+    from PIL.Image import Resampling
+    from PIL.Image import open as open_image
+
+    from gigagan.grid import labelled_grid
+    from gigagan.upsampling.photo import read_photo
+
+    if not done:
+        return
+    rows = []
+    for job in done:
+        with open_image(job.target) as after:
+            box = _middle(after.size)
+            size = after.size
+            after_cut = after.convert("RGB").crop(box)
+        before = read_photo(job.source).image.convert("RGB").resize(size, Resampling.LANCZOS).crop(box)
+        rows.append([before, after_cut])
+    cut = max(max(image.size) for row in rows for image in row)
+    square = [[_on_square(image, cut) for image in row] for row in rows]
+    sheet = labelled_grid(square, rows=[job.source.name for job in done], columns=["before (Lanczos)", "after"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path, "PNG")
+    click.echo(str(path))
+
+
+def _middle(size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """At most SHEET_PX of the middle, pixel for pixel."""
+    width, height = (min(n, SHEET_PX) for n in size)
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    return left, top, left + width, top + height
+
+
+def _on_square(image: "Image", side: int) -> "Image":
+    from PIL.Image import new
+
+    square = new("RGB", (side, side), (255, 255, 255))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square

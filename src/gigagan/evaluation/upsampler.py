@@ -1,0 +1,168 @@
+"""What an upsampler's pictures are worth: beside the true ones, and beside bicubic and Lanczos enlargements.
+
+Held-out pictures are reduced by Pillow's bicubic filter to the side that the network takes and enlarged again, to their
+own size. Axes: B pictures, H and W height and width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from gigagan.data.dataset import CaptionedImages
+from gigagan.errors import DataError, MissingExtra
+from gigagan.evaluation.distances import frechet_distance
+from gigagan.evaluation.features import FeatureNetwork, on_white, perceptual_distance
+from gigagan.models.layers import to_float, to_uint8
+from gigagan.upsampling.enlarger import Enlarger, Request, Rows
+
+OURS, WRONG, BICUBIC, LANCZOS = "upsampler", "upsampler, another's caption", "bicubic", "Lanczos"
+METHODS = (OURS, WRONG, BICUBIC, LANCZOS)
+PROTOCOL = {
+    "pictures": "the first --num of the split in an order fixed by its seed; reduced by Pillow's bicubic, enlarged to "
+    "their own size, none larger than it",
+    "PSNR, SSIM": "of RGB on white, range 255; SSIM by torchmetrics",
+    "perceptual distance": "EfficientNet-Lite1 maps at strides 2 to 32 of the pictures at full size, unit length over "
+    "channels; no loss looks through that network",
+    "Frechet distance": "EfficientNet-Lite1 pooled, at full size, float64, against the same true pictures; not FID",
+    "consistency": "mean difference of the small picture and the enlarged one reduced again, of 255",
+    "caption": "share of pictures that are nearer to the true one (perceptual distance) under their own caption than "
+    "under another picture's; chance 50 %",
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A true picture, the small one, and what to say of it."""
+
+    caption: str
+    real: UInt8[Tensor, "3 H W"]
+    low: UInt8[Tensor, "3 h w"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of one method, over all pictures."""
+
+    psnr: float
+    ssim: float
+    perceptual: float
+    frechet: float
+    consistency: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All figures, and the first pictures, a row each: small (enlarged by bicubic), upsampler, true."""
+
+    scores: dict[str, Scores]
+    own_caption_wins: float
+    rows: list[list[Image.Image]]
+    captions: list[str]
+
+
+def pairs(data: CaptionedImages, *, side: int, num: int) -> list[Pair]:
+    """Held-out pictures whose own side is a power of two times `side`. Raises DataError where there are none."""
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).tolist()
+    found: list[Pair] = []
+    for index in order:
+        sample = data[index]
+        real = on_white(sample.image)
+        factor, rest = divmod(real.shape[0], side)
+        if rest or real.shape[0] != real.shape[1] or factor < 2 or factor & (factor - 1):
+            continue
+        low = np.asarray(Image.fromarray(real).resize((side, side), Image.Resampling.BICUBIC))
+        found.append(Pair(sample.captions[0].text, *(_planes(one) for one in (real, low))))
+        if len(found) == num:
+            break
+    if len(found) < 2:
+        raise DataError(f"{data.path}: holds fewer than 2 pictures of {2 * side} px or a power of two more")
+    return found
+
+
+def measure(
+    items: Sequence[Pair],
+    enlarger: Enlarger,
+    network: FeatureNetwork,
+    *,
+    shown: int = 8,
+    progress: Callable[[int], object] = lambda pictures: None,
+) -> Measured:
+    """All figures of all pictures; the first `shown` are kept. Raises MissingExtra without torchmetrics."""
+    try:
+        from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+    except ImportError:
+        raise MissingExtra("torchmetrics", "eval") from None
+    values: dict[str, list[tuple[float, float, float, float]]] = {method: [] for method in METHODS}
+    pooled: dict[str, list[Tensor]] = {method: [] for method in (*METHODS, "real")}
+    rows: list[list[Image.Image]] = []
+    for number, item in enumerate(items):
+        target = network.network(to_float(item.real[None]), min_res=0)
+        pooled["real"].append(target.pooled.cpu())
+        other = items[(number + len(items) // 2) % len(items)].caption
+        made = {method: _enlarged(method, item, enlarger, other) for method in METHODS}
+        for method, picture in made.items():
+            seen = network.network(to_float(picture[None]), min_res=0)
+            pooled[method].append(seen.pooled.cpu())
+            a, b = picture[None].double(), item.real[None].double()
+            psnr = 10 * float(torch.log10(255**2 / (a - b).square().mean().clamp(min=1e-9)))
+            near = ssim(a.float(), b.float(), data_range=255.0)
+            assert isinstance(near, Tensor)
+            distance = float(perceptual_distance(seen, target))
+            values[method].append((psnr, float(near), distance, _consistency(picture, item.low)))
+        if len(rows) < shown:
+            rows.append([_image(made[BICUBIC]), _image(made[OURS]), _image(item.real)])
+        progress(1)
+    return _summary(values, pooled, rows, [one.caption for one in items])
+
+
+def _summary(
+    values: dict[str, list[tuple[float, float, float, float]]],
+    pooled: dict[str, list[Tensor]],
+    rows: list[list[Image.Image]],
+    captions: list[str],
+) -> Measured:
+    real = torch.cat(pooled["real"])
+    scores = {}
+    for method in METHODS:
+        psnr, near, perceptual, consistency = (float(np.mean(column)) for column in zip(*values[method], strict=True))
+        scores[method] = Scores(psnr, near, perceptual, frechet_distance(torch.cat(pooled[method]), real), consistency)
+    wins = np.mean([own[2] < other[2] for own, other in zip(values[OURS], values[WRONG], strict=True)])
+    return Measured(scores, float(wins), rows, captions[: len(rows)])
+
+
+def _enlarged(method: str, item: Pair, enlarger: Enlarger, other: str) -> UInt8[Tensor, "3 H W"]:
+    side = item.real.shape[1]
+    if method in (BICUBIC, LANCZOS):
+        how = Image.Resampling.BICUBIC if method == BICUBIC else Image.Resampling.LANCZOS
+        return _planes(np.asarray(_image(item.low).resize((side, side), how)))
+    prompt = "" if enlarger.text_encoder.name == "none" else (item.caption if method == OURS else other)
+    bands = enlarger.bands(Rows(to_float(item.low[None])[0]), side // item.low.shape[1], Request(prompt))
+    return to_uint8(torch.cat(list(bands), dim=1)[None])[0]
+
+
+def _consistency(picture: UInt8[Tensor, "3 H W"], low: UInt8[Tensor, "3 h w"]) -> float:
+    again = _image(picture).resize((low.shape[2], low.shape[1]), Image.Resampling.BICUBIC)
+    return float((_planes(np.asarray(again)).double() - low.double()).abs().mean())
+
+
+def _planes(pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[Tensor, "3 H W"]:
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+
+def _image(planes: UInt8[Tensor, "3 H W"]) -> Image.Image:
+    return Image.fromarray(planes.permute(1, 2, 0).contiguous().numpy())
+
+
+def table(measured: Measured) -> str:
+    """A row a method, and the share of captions."""
+    lines = [f"{'':32}{'PSNR':>8}{'SSIM':>8}{'perceptual':>12}{'Frechet':>10}{'consistency':>13}"]
+    lines += [
+        f"{method:32}{s.psnr:>8.2f}{s.ssim:>8.3f}{s.perceptual:>12.4f}{s.frechet:>10.1f}{s.consistency:>13.2f}"
+        for method, s in measured.scores.items()
+    ]
+    return "\n".join([*lines, f"own caption nearer than another's: {100 * measured.own_caption_wins:.1f} %"])

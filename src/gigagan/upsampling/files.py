@@ -1,0 +1,82 @@
+"""Files and folders of pictures to larger ones: whole files only, none written over, runs that go on."""
+
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gigagan.errors import DataError
+from gigagan.upsampling.enlarger import Enlarger, Progress, Request
+from gigagan.upsampling.photo import Photo, Size, read_photo, size_of, write_photo
+
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".mpo", ".ppm", ".pgm", ".tga"}
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A picture and where the larger one goes."""
+
+    source: Path
+    target: Path
+
+
+def jobs(paths: Iterable[Path], out: Path) -> list[Job]:
+    """A job for each picture; those of a folder keep their places in it.
+
+    Pictures of one name and different suffixes keep it in theirs, so that none takes another's place. Raises DataError
+    for a path that isn't there and for a folder without pictures.
+    """
+    found: list[tuple[Path, Path]] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            inside = [p for p in inside if not p.name.startswith(".") and out.resolve() not in p.resolve().parents]
+            if not inside:
+                raise DataError(f"{path}: holds no pictures ({', '.join(sorted(SUFFIXES))}); give another folder")
+            found += [(p, p.relative_to(path)) for p in inside]
+        elif path.exists():
+            found.append((path, Path(path.name)))
+        else:
+            raise DataError(f"{path}: no such file or folder; expected a picture or a folder of them")
+    stems = [relative.with_suffix("") for _, relative in found]
+    targets = [
+        out / (f"{relative}.png" if stems.count(stem) > 1 else f"{stem}.png")
+        for (_, relative), stem in zip(found, stems, strict=True)
+    ]
+    for target in targets:
+        if targets.count(target) > 1:
+            raise DataError(f"{target}: two pictures would have this name; give them to two runs with another --out")
+    return [Job(source, target) for (source, _), target in zip(found, targets, strict=True)]
+
+
+def planned(job: Job, *, scale: int, longest: int) -> tuple[Photo, Size]:
+    """The picture of a job and how large it becomes. Raises DataError where it can't be used."""
+    photo = read_photo(job.source)
+    try:
+        return photo, size_of(photo.width, photo.height, scale=scale, longest=longest)
+    except DataError as error:
+        raise DataError(f"{job.source}: {error}") from None
+
+
+def run(
+    job: Job, photo: Photo, size: Size, enlarger: Enlarger, request: Request, said: dict[str, str], progress: Progress
+) -> None:
+    """Write the larger picture: under a temporary name beside it, which becomes its own when it is whole."""
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=job.target.parent, prefix=".", suffix=".partial")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write_photo(file, enlarger, photo, size, request, said, progress)
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.link(temporary, job.target)  # unlike a rename it takes no other file's place
+    except FileExistsError:
+        raise DataError(f"{job.target}: appeared meanwhile; it stays, and {job.source} was left out") from None
+    finally:
+        os.unlink(temporary)

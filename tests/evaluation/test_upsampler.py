@@ -1,0 +1,86 @@
+"""The measures of an upsampler: right at the ends of the scale, and caught when pictures or captions are swapped."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import Tensor
+
+from gigagan.data.dataset import open_dataset
+from gigagan.errors import DataError
+from gigagan.evaluation import upsampler as evaluation
+from gigagan.evaluation.features import FeatureNetwork
+from gigagan.evaluation.upsampler import BICUBIC, OURS, WRONG, Pair, measure, pairs
+from gigagan.models.frozen import HashedText
+from gigagan.upsampling.enlarger import Enlarger
+
+
+def dataset(folder: Path, sides: Sequence[int]) -> Any:
+    lines = []
+    for number, side in enumerate(sides):
+        pixels = np.random.default_rng(number).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        smooth = Image.fromarray(pixels).resize((4, 4)).resize((side, side), Image.Resampling.BICUBIC)
+        smooth.save(folder / f"{number}.png")
+        lines.append(f'{{"file_name": "{number}.png", "text": "picture {number}"}}')
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return open_dataset(folder, split="train", resolution=64, enlarge=False)
+
+
+class Oracle(Enlarger):
+    """An enlarger that knows the true picture of each caption."""
+
+    def __init__(self, items: Sequence[Pair]) -> None:
+        self.text_encoder = HashedText(max_tokens=8)
+        self.real = {item.caption: item.real for item in items}
+
+    def bands(self, source: Any, scale: int, request: Any, progress: Any = None) -> Iterator[Tensor]:
+        real = self.real[request.prompt]
+        assert scale == real.shape[1] // source.height
+        yield real.float() / 127.5 - 1
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> list[Pair]:
+    return pairs(dataset(tmp_path, [64] * 4), side=16, num=10)
+
+
+def test_the_true_picture_is_perfect_and_anothers_is_not(items: list[Pair], random_lite0: Any) -> None:
+    steps: list[int] = []
+    measured = measure(items, Oracle(items), FeatureNetwork(random_lite0), progress=steps.append)
+    assert len(steps) == 4
+    ours, wrong, bicubic = (measured.scores[method] for method in (OURS, WRONG, BICUBIC))
+    assert ours.psnr > 130
+    assert ours.ssim == pytest.approx(1, abs=1e-3)  # in float32, of a variance that cancels
+    assert ours.perceptual == pytest.approx(0, abs=1e-6)
+    assert ours.consistency == 0
+    assert wrong.psnr < bicubic.psnr < ours.psnr
+    assert wrong.perceptual > bicubic.perceptual > ours.perceptual
+    assert wrong.consistency > bicubic.consistency
+    assert measured.own_caption_wins == 1
+    assert [image.size for row in measured.rows for image in row] == [(64, 64)] * 12
+    assert "own caption nearer than another's: 100.0 %" in evaluation.table(measured)
+
+
+def test_swapped_captions_are_caught(items: list[Pair], random_lite0: Any) -> None:
+    oracle = Oracle(items)
+    captions = list(oracle.real)
+    half = len(captions) // 2
+    oracle.real = dict(zip(captions, [oracle.real[c] for c in captions[half:] + captions[:half]], strict=True))
+    measured = measure(items, oracle, FeatureNetwork(random_lite0))
+    assert measured.own_caption_wins == 0
+
+
+def test_each_picture_is_measured_at_its_own_size(tmp_path: Path) -> None:
+    found = pairs(dataset(tmp_path, [64, 32, 16, 40, 64]), side=16, num=10)
+    assert sorted(item.real.shape[1] for item in found) == [32, 64, 64]
+    assert all(item.low.shape == (3, 16, 16) for item in found)
+    again = pairs(open_dataset(tmp_path, resolution=64, enlarge=False), side=16, num=2)
+    assert [item.caption for item in again] == [item.caption for item in found[:2]]
+
+
+def test_a_set_of_small_pictures_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds fewer than 2 pictures of 32 px"):
+        pairs(dataset(tmp_path, [16, 24]), side=16, num=10)

@@ -1,0 +1,113 @@
+"""Pictures of any size: parts are the whole, one style, and sizes to the pixel."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gigagan.errors import ConfigError
+from gigagan.models.upsampler import look_reach, with_level
+from gigagan.upsampling import enlarger as module
+from gigagan.upsampling.enlarger import Enlarger, Request, Rows
+
+REQUEST = Request("a red apple", seed=3)
+
+
+def picture(height: int, width: int, seed: int = 0) -> Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    rough = torch.rand(1, 3, max(height // 3, 1), max(width // 3, 1), generator=rng)
+    return F.interpolate(rough, size=(height, width), mode="bilinear")[0] * 2 - 1
+
+
+def enlarged(enlarger: Enlarger, img: Tensor, scale: int, request: Request = REQUEST) -> Tensor:
+    return torch.cat(list(enlarger.bands(Rows(img), scale, request)), dim=1)
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8])
+@pytest.mark.parametrize("size", [(1, 1), (7, 30), (16, 16), (33, 65)])
+def test_the_size_is_exact(enlarger: Enlarger, size: tuple[int, int], scale: int) -> None:
+    assert enlarged(enlarger, picture(*size), scale).shape == (3, size[0] * scale, size[1] * scale)
+
+
+def test_it_is_the_network(enlarger: Enlarger) -> None:
+    """At a size that fits it is one plain pass, with no baking, tiles or bands."""
+    img, G = picture(16, 24), enlarger.upsampler
+    z = torch.randn(1, 8, generator=torch.Generator().manual_seed(3))
+    condition = enlarger.text_encoder.encode(["a red apple"])
+    plain = G(z, condition, with_level(img[None], torch.zeros(1)))
+    torch.testing.assert_close(enlarged(enlarger, img, 4), plain[0][0].clamp(-1, 1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(enlarged(enlarger, img, 2), plain[1][0].clamp(-1, 1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_parts_are_the_whole(enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch, noise: float) -> None:
+    """On a photograph's smooth ramps and on noise, in several blocks and tiles: to a third of a gray level."""
+    request = Request("", seed=1, noise=noise)
+    height, width = 150, 481
+    img = picture(height, width) if noise else torch.rand(3, height, width, generator=torch.Generator()) * 2 - 1
+    whole = list(enlarger.bands(Rows(img), 2, request))
+    assert len(whole) == 1
+    assert look_reach(enlarger.upsampler.cfg) < 100
+    monkeypatch.setattr(module, "LOOK_PIXELS", 1)
+    monkeypatch.setattr(module, "LEAST_BLOCK", 6)
+    parts = list(enlarger.bands(Rows(img), 2, request))
+    assert len(parts) > 2
+    assert (torch.cat(parts, dim=1) - whole[0]).abs().max() < 1 / 3 / 127.5
+
+
+def test_parts_without_what_is_around_them_are_caught(enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sabotage: with no reach around tiles their borders show, so the test above can fail."""
+    img = picture(32, 64)
+    whole = enlarged(enlarger, img, 4)
+    monkeypatch.setattr(module, "TILE", 32)
+    torch.testing.assert_close(enlarged(enlarger, img, 4), whole, rtol=0, atol=1e-5)
+    monkeypatch.setattr(module, "draw_reach", lambda cfg: 0)
+    assert (enlarged(enlarger, img, 4) - whole).abs().max() > 0.01
+
+
+def test_no_border_every_window(enlarger: Enlarger) -> None:
+    """Where windows and tiles meet the picture changes no more than elsewhere: no peak in its gradients' spectrum."""
+    img = torch.rand(3, 32, 512, generator=torch.Generator().manual_seed(0)) * 0.5 - 0.25
+    made = enlarged(enlarger, img, 4).mean(dim=(0, 1))
+    gradient = (made[1:] - made[:-1]).abs()[:2047]
+    spectrum = torch.fft.rfft(gradient - gradient.mean()).abs()
+    period = 8 * 4  # half a window, in pixels of the result
+    for harmonic in (1, 2):
+        place = round(harmonic * 2047 / period)
+        neighbors = torch.cat([spectrum[place - 12 : place - 2], spectrum[place + 3 : place + 13]])
+        assert spectrum[place - 1 : place + 2].max() < 3 * neighbors.max()
+
+
+def test_one_style_a_picture_and_the_same_each_time(enlarger: Enlarger) -> None:
+    img = picture(16, 16)
+    first = enlarged(enlarger, img, 4)
+    other = enlarged(enlarger, img, 4, Request("a red apple", seed=4))
+    assert torch.equal(enlarged(enlarger, img, 4), first)
+    assert not torch.equal(other, first)
+    assert not torch.equal(enlarged(enlarger, img, 4, Request("two cats", seed=3)), first)
+
+
+def test_more_than_its_factor_is_the_network_again(enlarger: Enlarger) -> None:
+    img = picture(12, 12)
+    once = enlarged(enlarger, img, 4)
+    torch.testing.assert_close(enlarged(enlarger, img, 8), enlarged(enlarger, once, 2))
+    assert enlarger.passes(32) == [4, 4, 2]
+
+
+@pytest.mark.parametrize("request_", [Request(noise=0.5), Request(noise=-1), Request(noise=float("nan"))])
+def test_noise_it_was_not_trained_with_is_refused(enlarger: Enlarger, request_: Request) -> None:
+    with pytest.raises(ConfigError, match=r"was trained with 0 to 0\.2"):
+        enlarger.check(request_)
+
+
+def test_a_scale_that_is_no_power_of_two_is_refused(enlarger: Enlarger) -> None:
+    with pytest.raises(ConfigError, match="scale is 3"):
+        enlarger.passes(3)
+
+
+def test_bfloat16_is_close_to_float32(enlarger: Enlarger) -> None:
+    img = picture(24, 24)
+    exact = enlarged(enlarger, img, 4)
+    rough = enlarged(Enlarger(enlarger.upsampler, enlarger.text_encoder, dtype=torch.bfloat16), img, 4)
+    assert rough.dtype == torch.float32
+    assert (rough - exact).abs().mean() < 0.02
