@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gigagan import checkpoint, model_files
+from gigagan import checkpoint, commit, model_files
 from gigagan.checkpoint import find_model, latest_state, load_model, model_hash, save_model, save_state
 from gigagan.errors import CheckpointError
 from gigagan.models.discriminator import Discriminator
@@ -224,7 +224,13 @@ def test_only_a_model_directory_is_replaced(tiny_networks: Networks, saved: Path
 
 # Commits. Every file operation of a save fails in turn, as if the process had died there.
 
-OPERATIONS = [(checkpoint, "save_file"), (checkpoint, "_write_json"), (checkpoint, "_sync"), (os, "rename")]
+OPERATIONS = [
+    (commit, "save_file"),
+    (checkpoint, "write_json"),
+    (checkpoint, "sync"),
+    (commit, "sync"),
+    (os, "rename"),
+]
 
 
 class Died(BaseException):
@@ -250,7 +256,7 @@ def deaths(monkeypatch: pytest.MonkeyPatch, save: Callable[[], object], *, clean
             for module, name in OPERATIONS:
                 patch.setattr(module, name, lambda *a, name=name, **k: operation(name, *a, **k))
             if not cleanup:  # A killed process tidies nothing up.
-                patch.setattr(checkpoint.shutil, "rmtree", lambda *a, **k: None)
+                patch.setattr(commit.shutil, "rmtree", lambda *a, **k: None)
             try:
                 save()
                 told = ""

@@ -1,17 +1,14 @@
 """Model directories (for people) and training states (for resuming), safetensors and JSON. No pickle is opened.
 
-Both are committed the same way: written beside under a temporary name, flushed to the disk, then renamed. So at every
-instant the name holds the old content or the new one, whole. Each carries the SHA-256 of its files.
+Both are committed (`commit`): at every instant a name holds the old content or the new one, whole. Each carries the
+SHA-256 of its files.
 """
 
 import json
 import logging
-import os
 import re
 import shutil
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -19,10 +16,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gigagan import __version__
+from gigagan.commit import committed, delete_stale, settle, sync, write_json, write_tensors
 from gigagan.errors import CheckpointError
 from gigagan.model_files import (
     MODEL_INDEX,
@@ -104,11 +102,11 @@ def save_model(
         raise CheckpointError(f"{path}: exists and is no model directory (no {MODEL_INDEX}); give a new one")
     given = {"generator": generator, "upsampler": upsampler, "discriminator": discriminator}
     parts = {name: network for name, network in given.items() if network is not None}
-    with _committed(path) as folder:
+    with committed(path, _PARTS) as folder:
         for name, network in parts.items():
             (folder / name).mkdir()
-            _write_json(folder / name / "config.json", network_config(network, dtype))
-            _write_tensors(folder / name / "model.safetensors", _converted(network, dtype, what=name))
+            write_json(folder / name / "config.json", network_config(network, dtype))
+            write_tensors(folder / name / "model.safetensors", _converted(network, dtype, what=name))
         text_encoder.save(folder)
         (folder / "README.md").write_text(_model_card(generator, upsampler, text_encoder, provenance), encoding="utf-8")
         write_index(
@@ -130,7 +128,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu", *, discrimi
     Raises CheckpointError, one line, naming the first differences.
     """
     path = find_model(path)
-    _settle(path)
+    settle(path)
     index = read_index(path)
     networks: dict[str, Any] = {}
     builders = (
@@ -251,17 +249,17 @@ def save_state(
 
 
 def _write_state(path: Path, nimg: int, tensors: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, Any]) -> None:
-    with _committed(path) as temporary:
+    with committed(path) as temporary:
         for component, named in tensors.items():
             stored = {name: tensor.detach().to("cpu").contiguous() for name, tensor in named.items()}
-            _write_tensors(temporary / f"{component}.safetensors", stored)
+            write_tensors(temporary / f"{component}.safetensors", stored)
         content = {"nimg": nimg, "components": list(tensors), "meta": dict(meta), "library_version": __version__}
-        _write_json(temporary / "state.json", content)
+        write_json(temporary / "state.json", content)
         files = {}
         for file in sorted(temporary.iterdir()):
-            _sync(file)  # before the manifest speaks for it
+            sync(file)  # before the manifest speaks for it
             files[file.name] = {"sha256": file_sha256(file), "size_bytes": file.stat().st_size}
-        _write_json(temporary / "manifest.json", {"format_version": STATE_FORMAT, "files": files})
+        write_json(temporary / "manifest.json", {"format_version": STATE_FORMAT, "files": files})
 
 
 def _outlived(steps: list[tuple[int, Path]], nimg: int, *, keep: int, milestone: int) -> list[Path]:
@@ -294,8 +292,8 @@ def latest_state(run_dir: Path, device: torch.device | str = "cpu") -> State | N
     if not folder.is_dir():
         return None
     for leftover in folder.glob(".*.replaced"):
-        _settle(folder / leftover.name[1:].removesuffix(".replaced"))
-    _delete_stale(folder, _STEP.pattern)
+        settle(folder / leftover.name[1:].removesuffix(".replaced"))
+    delete_stale(folder, _STEP.pattern)
     steps = _steps(folder)
     for _, path in steps:
         try:
@@ -337,82 +335,3 @@ def _read_state(path: Path, device: torch.device | str) -> State:
         return State(path, content["nimg"], tensors, content["meta"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: can't be read ({type(error).__name__}: {error})") from None
-
-
-# Commits.
-
-
-@contextmanager
-def _committed(path: Path) -> Iterator[Path]:
-    """A temporary directory beside `path` that takes its place when the block ends well, and vanishes when not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _settle(path)
-    _delete_stale(path.parent, re.escape(path.name))
-    temporary = path.parent / f".tmp-{path.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    temporary.mkdir()
-    try:
-        yield temporary
-        for file in [*temporary.rglob("*"), temporary]:
-            _sync(file)
-        _swap(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    _sync(path.parent)
-
-
-def _swap(new: Path, path: Path) -> None:
-    if not path.exists():
-        os.rename(new, path)
-        return
-    # No portable call exchanges two directories: the old one steps aside, and comes back (`_settle`) if this stops.
-    old = path.parent / f".{path.name}.replaced"
-    os.rename(path, old)
-    try:
-        os.rename(new, path)
-    except BaseException:
-        os.rename(old, path)
-        raise
-    for entry in old.iterdir():
-        if entry.name not in _PARTS and _STEP.fullmatch(path.name) is None:
-            os.rename(entry, path / entry.name)  # not ours, so not ours to delete
-    shutil.rmtree(old)
-
-
-def _settle(path: Path) -> None:
-    """Finish a replacement that was cut off between its two renames."""
-    old = path.parent / f".{path.name}.replaced"
-    if not old.is_dir():
-        return
-    if path.exists():
-        shutil.rmtree(old)
-    else:
-        log.warning("%s: a save was cut off; took the one before", path)
-        os.rename(old, path)
-
-
-def _delete_stale(folder: Path, name: str) -> None:
-    """What saves of `name` (a pattern) left behind when their process died."""
-    for stale in folder.iterdir():
-        if re.fullmatch(rf"\.tmp-{name}-\d+-[0-9a-f]{{8}}", stale.name):
-            shutil.rmtree(stale, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Make a file or directory reach the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    path.touch()
-    mode = path.stat().st_mode
-    save_file(tensors, path)
-    path.chmod(mode)  # safetensors writes for the owner alone; a model is as readable as its user's other files
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

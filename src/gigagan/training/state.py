@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gigagan import dist
-from gigagan.config import OptimizerConfig, RunConfig, Weights
+from gigagan.config import OptimizerConfig, RunConfig, TrainConfig, Weights
 from gigagan.errors import CheckpointError, ConfigError
 from gigagan.losses import ema_decay
 from gigagan.models.discriminator import Discriminator
@@ -51,15 +51,7 @@ class TrainState:
         ).to(device)
         self.G_ema = build_generator(cfg.generator, feature_dim=feature_dim).to(device).requires_grad_(False).eval()
         self.G_ema.load_state_dict(self.G.state_dict())
-        if cfg.train.shard_G:
-            if dist.world_size() == 1:
-                raise ConfigError("train.shard_G needs several processes, but there is one; set it to false")
-            for network in (self.G, self.G_ema):
-                if isinstance(network, Upsampler):
-                    raise ConfigError("train.shard_G is for base models, but this is an upsampler; set it to false")
-                shard(network, device)
-        if cfg.train.recompute:
-            recompute(self.G, self.D)
+        _save_memory(cfg.train, [self.G, self.G_ema], self.D, device)
         _freeze_stages(self.D, cfg.train.freeze_D)
         # Lazy regularization adds a D step in r1_interval; Adam's rate and memory shrink alike (StyleGAN2).
         lazy = cfg.loss.r1_interval / (cfg.loss.r1_interval + 1) if cfg.loss.r1_gamma else 1.0
@@ -171,6 +163,21 @@ class TrainState:
             "opt_D": (self.opt_D, self.D),
         }
         return optimizers if self.V is None else optimizers | {"opt_V": (self.opt_V, self.V)}
+
+
+def _save_memory(
+    cfg: TrainConfig, generators: Sequence[Generator | Upsampler], D: Discriminator, device: torch.device
+) -> None:
+    """Shard G and its average, compute activations again, as the configuration says."""
+    if cfg.shard_G:
+        if dist.world_size() == 1:
+            raise ConfigError("train.shard_G needs several processes, but there is one; set it to false")
+        for network in generators:
+            if isinstance(network, Upsampler):
+                raise ConfigError("train.shard_G is for base models, but this is an upsampler; set it to false")
+            shard(network, device)
+    if cfg.recompute:
+        recompute(generators[0], D)
 
 
 def build_optimizer(network: nn.Module, cfg: OptimizerConfig, *, lazy: float) -> torch.optim.AdamW:
