@@ -1,8 +1,10 @@
 """gigagan generate and show: files that say how to draw them again, one line for a mistake, nothing half written."""
 
 import json
+import xml.etree.ElementTree
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from gigagan.cli.files import slug
 from gigagan.cli.generate import parse_seeds
 from gigagan.errors import ConfigError, DataError
 from gigagan.grid import captioned_sheet, labelled_grid
-from gigagan.metadata import PictureInfo, png_bytes, read_info
+from gigagan.metadata import SOURCE_TYPE, PictureInfo, lossy_bytes, png_bytes, read_info
 from gigagan.models.frozen import HashedText
 from gigagan.pipeline import Pipeline
 
@@ -245,6 +247,35 @@ def test_show_of_a_cut_file_is_one_line(tmp_path: Path) -> None:
     content = png_bytes(Image.fromarray(noise), PictureInfo("x", 0, 1.0, "m"))
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match="isn't a whole picture"):
+        read_info(path)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "webp"])
+def test_jpeg_and_webp_say_the_same_as_png(kind: Literal["jpeg", "webp"], tmp_path: Path) -> None:
+    info = PictureInfo("caf\xe9 <b> & \U0001f34e ]]>", 2**63 - 1, 0.7, "abc", edit='{"edit": "mix"}')
+    image = Image.new("RGB", (8, 8), "red")
+    path, png = tmp_path / f"x.{kind}", tmp_path / "x.png"
+    path.write_bytes(lossy_bytes(image, info, kind, 90))
+    png.write_bytes(png_bytes(image, info))
+    assert read_info(path) == read_info(png)
+    with Image.open(path) as found:
+        assert xml.etree.ElementTree.fromstring(found.info["xmp"].decode().strip()) is not None
+
+
+def test_a_prompt_too_long_for_a_jpeg_leaves_the_mark(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpeg"
+    path.write_bytes(lossy_bytes(Image.new("RGB", (8, 8)), PictureInfo("\U0001f34e" * 32_000, 0, 1.0, "m"), "jpeg", 90))
+    assert SOURCE_TYPE.encode() in path.read_bytes()
+    with pytest.raises(DataError, match="says nothing"):
+        read_info(path)
+
+
+@pytest.mark.parametrize("said", ["", "[1]", "{", "[" * 100_000, '{"prompt": 1, "seed": []}'])
+def test_a_jpeg_of_others_is_one_line(said: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.webp"
+    packet = f"<gigagan:drawing>{said}</gigagan:drawing>".encode()
+    Image.new("RGB", (8, 8)).save(path, "WEBP", xmp=packet)
+    with pytest.raises(DataError, match="says nothing"):
         read_info(path)
 
 

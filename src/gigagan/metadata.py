@@ -1,10 +1,16 @@
-"""What a picture's file says about itself: PNG text chunks, and the mark of a machine-made picture in XMP."""
+"""What a picture's file says about itself: PNG text chunks, and the mark of a machine-made picture in XMP.
 
+PNG, JPEG and WebP carry the same packet; JPEG and WebP, which have no text chunks, hold the rest in it as JSON.
+"""
+
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from xml.sax.saxutils import escape
+from typing import Literal
+from xml.sax.saxutils import escape, unescape
 
 from PIL import Image, PngImagePlugin
 
@@ -13,6 +19,9 @@ from gigagan.errors import DataError
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 XMP_KEYWORD = "XML:com.adobe.xmp"
+DRAWING = re.compile(r"<gigagan:drawing>(.*?)</gigagan:drawing>", re.DOTALL)
+MAX_XMP_BYTES = 65_000  # a segment of a JPEG holds 65,502
+WEBP_METHOD = 2  # of 6: files are made while somebody waits
 KEYS = ("prompt", "seed", "psi", "model", "dtype", "device", "resolution", "version", "edit")
 
 
@@ -40,13 +49,27 @@ class PictureInfo:
         return strings if self.edit else {key: value for key, value in strings.items() if key != "edit"}
 
 
-def png_bytes(image: Image.Image, info: PictureInfo) -> bytes:
-    """The file of a picture: the same bytes for the same picture and info."""
+def png_bytes(image: Image.Image, info: PictureInfo, *, level: int = 6) -> bytes:
+    """The file of a picture: the same bytes for the same picture and info. `level`: of zlib, 1 fast to 9 small."""
     chunks = PngImagePlugin.PngInfo()
     for key, value in info.as_strings().items():
         # tEXt holds Latin-1; a prompt may be anything.
         chunks.add_itxt(key, value) if key in ("prompt", "edit") else chunks.add_text(key, value)
-    return _png(image, chunks, info.prompt, info.version)
+    return _png(image, chunks, info.prompt, info.version, level)
+
+
+def lossy_bytes(image: Image.Image, info: PictureInfo, kind: Literal["jpeg", "webp"], quality: int) -> bytes:
+    """The same as JPEG or WebP of a quality from 0 to 100."""
+    said = json.dumps(info.as_strings(), ensure_ascii=False)
+    packet = xmp(info.prompt, info.version, said).encode()
+    if len(packet) > MAX_XMP_BYTES:  # a very long prompt; the mark stays
+        packet = xmp("", info.version).encode()
+    buffer = BytesIO()
+    if kind == "jpeg":
+        image.save(buffer, "JPEG", quality=max(quality, 1), xmp=packet)  # Pillow takes 0 for its default
+    else:
+        image.save(buffer, "WEBP", quality=quality, method=WEBP_METHOD, xmp=packet)
+    return buffer.getvalue()
 
 
 def sheet_bytes(image: Image.Image, said: Mapping[str, str]) -> bytes:
@@ -57,11 +80,11 @@ def sheet_bytes(image: Image.Image, said: Mapping[str, str]) -> bytes:
     return _png(image, chunks, said.get("prompts", ""), __version__)
 
 
-def _png(image: Image.Image, chunks: PngImagePlugin.PngInfo, description: str, version: str) -> bytes:
+def _png(image: Image.Image, chunks: PngImagePlugin.PngInfo, description: str, version: str, level: int = 6) -> bytes:
     chunks.add_text("Software", f"open-gigagan {version}")
     chunks.add_itxt(XMP_KEYWORD, xmp(description, version))
     buffer = BytesIO()
-    image.save(buffer, "PNG", pnginfo=chunks)
+    image.save(buffer, "PNG", pnginfo=chunks, compress_level=level)
     return buffer.getvalue()
 
 
@@ -74,28 +97,47 @@ def read_info(path: Path) -> dict[str, str]:
         with Image.open(path) as image:
             image.load()
             text = {str(k): str(v) for k, v in image.info.items() if isinstance(v, str)}
+            packet = image.info.get("xmp", b"")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
             raise
-        raise DataError(f"{path}: isn't a whole picture; expected a PNG file of gigagan generate") from None
+        raise DataError(f"{path}: isn't a whole picture; expected a file of gigagan generate or serve") from None
+    if isinstance(packet, bytes) and image.format in ("JPEG", "WEBP"):
+        text = _from_packet(packet.decode("utf-8", errors="replace"))
     if "prompt" not in text or "seed" not in text:
-        raise DataError(f"{path}: says nothing of a prompt and seed; expected a PNG file of gigagan generate")
+        raise DataError(f"{path}: says nothing of a prompt and seed; expected a file of gigagan generate or serve")
     found = {key: text[key] for key in (*KEYS, "Software") if key in text}
     if SOURCE_TYPE in text.get(XMP_KEYWORD, ""):
         found["digitalSourceType"] = SOURCE_TYPE.rpartition("/")[2]
     return found
 
 
-def xmp(description: str, version: str = __version__) -> str:
-    """XMP packet with IPTC's digital source type, which services read as "made with AI"."""
+def _from_packet(packet: str) -> dict[str, str]:
+    """What a JPEG or WebP holds that a PNG holds in its text chunks."""
+    found = DRAWING.search(packet)
+    try:
+        said = json.loads(unescape(found[1])) if found else {}
+    except (ValueError, RecursionError):
+        said = {}
+    text = {str(k): v for k, v in said.items() if isinstance(v, str)} if isinstance(said, dict) else {}
+    return {**text, "Software": f"open-gigagan {text.get('version', '')}".strip(), XMP_KEYWORD: packet}
+
+
+def xmp(description: str, version: str = __version__, drawing: str = "") -> str:
+    """XMP packet with IPTC's digital source type, which services read as "made with AI".
+
+    `drawing`: what it takes to draw the picture again, as JSON, where the file holds it nowhere else.
+    """
+    ours = f"<gigagan:drawing>{escape(drawing)}</gigagan:drawing>" if drawing else ""
     printable = "".join(c for c in description if c.isprintable())
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
         '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
-        ' xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:xmp="http://ns.adobe.com/xap/1.0/">'
+        ' xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:xmp="http://ns.adobe.com/xap/1.0/"'
+        ' xmlns:gigagan="urn:open-gigagan:1">'
         f"<Iptc4xmpExt:DigitalSourceType>{SOURCE_TYPE}</Iptc4xmpExt:DigitalSourceType>"
         f'<dc:description><rdf:Alt><rdf:li xml:lang="x-default">{escape(printable)}</rdf:li></rdf:Alt></dc:description>'
-        f"<xmp:CreatorTool>open-gigagan {version}</xmp:CreatorTool>"
+        f"<xmp:CreatorTool>open-gigagan {version}</xmp:CreatorTool>{ours}"
         '</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
     )

@@ -27,7 +27,7 @@ from gigagan.models.frozen import TextEncoder
 from gigagan.models.generator import Generator
 from gigagan.models.inference import prepared
 from gigagan.models.latents import Latents
-from gigagan.models.layers import to_float, to_uint8
+from gigagan.models.layers import finite, to_float, to_uint8
 from gigagan.models.text import TextCondition
 from gigagan.models.upsampler import Upsampler
 from gigagan.upsampling.drawn import SecondStage
@@ -231,9 +231,9 @@ class Pipeline:
 
     @torch.inference_mode()
     def draw(self, latents: Latents) -> list[Tensor]:
-        """The pyramid of each point, uint8 [N, 3, r, r] on the CPU, index 0 = full resolution."""
+        """The pyramid of each point, uint8 [N, 3, r, r] on the CPU, index 0 = full resolution; raises as `finite`."""
         pyramids = [
-            [to_uint8(level).cpu() for level in self._synthesize(*part, dtype=self.dtype)]
+            [to_uint8(finite(level)).cpu() for level in self._synthesize(*part, dtype=self.dtype)]
             for part in self._micro_batches(latents.ws, latents.t_local, latents.mask)
         ]
         return [torch.cat(levels)[: len(latents)] for levels in zip(*pyramids, strict=True)]

@@ -4,8 +4,10 @@ Every ```bash and ```python block of a document runs in one folder, as a reader 
 enough for CI; a line that it names and the document no longer has is an error, so the two can't drift apart.
 """
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +42,7 @@ SCALE = {
         ),
     },
     "docs/editing.md": {},
+    "docs/serving.md": {},
 }
 
 COLORS = {"red": (220, 50, 40), "green": (60, 170, 80), "blue": (60, 110, 220), "yellow": (240, 210, 60)}
@@ -97,12 +100,17 @@ def run(args: list[str], folder: Path) -> str:
 @pytest.mark.parametrize("document", SCALE)
 def test_every_command_of_a_document_runs(document: str, tmp_path: Path) -> None:
     draw(tmp_path / "my-pictures", 200)
-    small = dict(SCALE[document])
-    for language, text in blocks(document):
-        if language == "python":
-            run([sys.executable, "-c", text], tmp_path)
-            continue
-        for command in commands(text):
-            print(f"$ {command}")
-            print(run(["bash", "-euo", "pipefail", "-c", small.pop(command, command)], tmp_path))
-    assert not small, f"{document} no longer has {', '.join(small)}"
+    try:
+        small = dict(SCALE[document])
+        for language, text in blocks(document):
+            if language == "python":
+                run([sys.executable, "-c", text], tmp_path)
+                continue
+            for command in commands(text):
+                print(f"$ {command}")
+                print(run(["bash", "-euo", "pipefail", "-c", small.pop(command, command)], tmp_path))
+        assert not small, f"{document} no longer has {', '.join(small)}"
+    finally:
+        if (tmp_path / "serve.pid").is_file():  # a server that an example started, and a failure left
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int((tmp_path / "serve.pid").read_text()), signal.SIGTERM)

@@ -37,6 +37,10 @@ COMMANDS = {
         "gigagan.cli.ui:ui",
         "Open the studio: generate, mix, explore, style tables and films in a browser.",
     ),
+    "serve": (
+        "gigagan.cli.serve:serve",
+        "Serve the OpenAI Images API: POST /v1/images/generations, with dynamic batching and a bounded queue.",
+    ),
     "show": (
         "gigagan.cli.show:show",
         "Print what a generated picture says about itself: prompt, seed, psi, model and version.",

@@ -59,11 +59,12 @@ def film(pipe: Pipeline, moments: Sequence[Moment], *, psi: float = DEFAULT_PSI)
     """
     for start in range(0, len(moments), pipe.micro_batch):
         part = moments[start : start + pipe.micro_batch]
-        yield pipe.draw(_points(pipe, part, psi))[0]
+        yield pipe.draw(points(pipe, part, psi))[0]
 
 
 @torch.inference_mode()
-def _points(pipe: Pipeline, moments: Sequence[Moment], psi: float) -> Latents:
+def points(pipe: Pipeline, moments: Sequence[Moment], psi: float) -> Latents:
+    """The points of the frames, to draw with others."""
     ends = [(pipe.z([m.start.seed]), pipe.z([m.end.seed])) for m in moments]
     same = [m.start.seed == m.end.seed for m in moments]
     z = torch.cat([a if one else slerp(a, b, m.t) for m, one, (a, b) in zip(moments, same, ends, strict=True)])

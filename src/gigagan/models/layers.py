@@ -26,6 +26,13 @@ def to_uint8(img: Float[Tensor, "B C H W"]) -> UInt8[Tensor, "B C H W"]:
     return ((img.to(torch.float32) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+def finite(img: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """The pictures. Raises FloatingPointError for values that are no numbers, which would become black pixels."""
+    if not img.isfinite().all():
+        raise FloatingPointError("the generator gave values that are no numbers; its weights or the arithmetic are bad")
+    return img
+
+
 def normalize(x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
     """x / sqrt(mean(x^2)): unit second moment over the last axis."""
     return x * (x.square().mean(dim=-1, keepdim=True) + 1e-8).rsqrt()

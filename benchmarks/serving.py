@@ -1,0 +1,115 @@
+"""What the server adds to the model: overhead of one client, throughput of many beside the bare pipeline.
+
+    python benchmarks/serving.py --out out/serving.json [--model emoji] [--clients 32] [--seconds 20]
+
+Needs the extras `serve` and `dev`.
+
+overhead    a request's time at the client, less what the server's own metrics say that the model and the encoder took.
+throughput  pictures a second of clients that ask for one at a time and ask again at once; before and after it, the
+            pipeline that draws and encodes full batches alone.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+
+from gigagan.metadata import png_bytes
+from gigagan.pipeline import DEFAULT_PSI, Pipeline
+
+PROMPT = "a 3D render of a red apple"
+
+
+def spent(client: httpx.Client, root: str) -> float:
+    """Seconds of the model and the encoder so far."""
+    text = client.get(f"{root}/metrics").text
+    return sum(float(s) for s in re.findall(r"^gigagan_(?:draw|encode)_seconds_sum (\S+)", text, re.MULTILINE))
+
+
+def overheads(root: str, count: int) -> list[float]:
+    """Of `count` requests one after the other, milliseconds."""
+    found = []
+    with httpx.Client(timeout=60) as client:
+        for seed in range(count):
+            before = spent(client, root)
+            started = time.perf_counter()
+            client.post(f"{root}/v1/images/generations", json={"prompt": PROMPT, "seed": seed}).raise_for_status()
+            wall = time.perf_counter() - started
+            found.append(1000 * (wall - (spent(client, root) - before)))
+    return found
+
+
+def served(root: str, clients: int, seconds: float) -> float:
+    """Pictures a second."""
+    counts = [0] * clients
+    end = time.monotonic() + seconds
+
+    def ask(n: int) -> None:
+        with httpx.Client(timeout=60) as client:
+            while time.monotonic() < end:
+                body = {"prompt": PROMPT, "seed": 1000 * n + counts[n]}
+                client.post(f"{root}/v1/images/generations", json=body).raise_for_status()
+                counts[n] += 1
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(clients)]
+    started = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(counts) / (time.monotonic() - started)
+
+
+def alone(pipe: Pipeline, seconds: float) -> float:
+    """Pictures a second of the pipeline and the encoder in turns."""
+    count = 0
+    started = time.monotonic()
+    while time.monotonic() - started < seconds:
+        seeds = range(count, count + pipe.micro_batch)
+        for image, seed in zip(pipe(PROMPT, seeds=seeds).images, seeds, strict=True):
+            png_bytes(image, pipe.info(PROMPT, seed, DEFAULT_PSI, image.width), level=1)
+        count += pipe.micro_batch
+    return count / (time.monotonic() - started)
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="emoji")
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    pipe = Pipeline.from_pretrained(arguments.model)
+    alone(pipe, 2)
+    command = [sys.executable, "-m", "gigagan", "serve", "--port", "0", "--model", arguments.model, "--queue", "256"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        assert server.stdout is not None
+        root = server.stdout.readline().strip().removesuffix("/v1")
+        took = sorted(overheads(root, arguments.requests))
+        rates = [alone(pipe, arguments.seconds / 2)]
+        many = served(root, arguments.clients, arguments.seconds)
+        rates.append(alone(pipe, arguments.seconds / 2))
+        server.terminate()
+    measured = {
+        "overhead_ms": {"p50": statistics.median(took), "p99": took[len(took) * 99 // 100]},
+        "served_per_sec": many,
+        "alone_per_sec": rates,
+        "share": many / statistics.mean(rates),
+    }
+    text = json.dumps({"model": pipe.model_hash, "clients": arguments.clients, **measured}, indent=2)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

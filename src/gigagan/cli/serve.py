@@ -1,0 +1,113 @@
+"""gigagan serve: the model as a service that OpenAI's clients can use."""
+
+import logging
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gigagan.cli.cells import DEVICE, MODEL
+from gigagan.cli.ui import LOOPBACK
+from gigagan.errors import ConfigError, MissingExtra
+
+if TYPE_CHECKING:
+    from gigagan.serving.safety import SafetyChecker
+
+MIN_KEY = 16
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Any but this machine's own address needs --key.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 = any that is free.")
+@click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    envvar="GIGAGAN_API_KEYS",
+    show_envvar=True,
+    metavar="KEY",
+    help="Asked of clients; more than once. The variable holds them with spaces between, and isn't seen in ps.",
+)
+@MODEL
+@DEVICE
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Arithmetic."
+)
+@click.option(
+    "--queue", type=click.IntRange(1, 10_000), default=64, show_default=True, help="Pictures that may wait; 429 beyond."
+)
+@click.option(
+    "--per-key", type=click.IntRange(1, 10_000), default=32, show_default=True, help="Requests of a key at a time."
+)
+@click.option(
+    "--max-prompt", type=click.IntRange(1, 32_000), default=4000, show_default=True, help="Characters of a prompt."
+)
+@click.option(
+    "--safety", metavar="MODULE:NAME", help="A gigagan.serving.safety.SafetyChecker of yours; a refusal is a 400."
+)
+@click.option("--log-prompts", is_flag=True, help="Log prompts themselves, not only their hashes.")
+def serve(
+    host: str,
+    port: int,
+    keys: tuple[str, ...],
+    model: str,
+    device: str,
+    dtype: str,
+    queue: int,
+    per_key: int,
+    max_prompt: int,
+    safety: str | None,
+    log_prompts: bool,
+) -> None:
+    """Serve the OpenAI Images API: POST /v1/images/generations, with dynamic batching and a bounded queue.
+
+    It prints its address once the model is warm; docs/serving.md has examples. SIGTERM or Ctrl-C lets what was
+    accepted finish.
+    """
+    if host not in LOOPBACK and not keys:
+        raise ConfigError(f"--host {host} lets others in; set GIGAGAN_API_KEYS, or listen on 127.0.0.1")
+    for key in keys:
+        if len(key) < MIN_KEY or not key.isascii() or not key.isprintable():
+            raise ConfigError(f"a key has {len(key)} characters; expected at least {MIN_KEY}, printable ASCII")
+    checker = _checker(safety) if safety else None
+    try:
+        from gigagan.serving.app import LOOPBACK as HOSTS
+        from gigagan.serving.limits import Limits
+        from gigagan.serving.server import Server
+        from gigagan.serving.server import serve as run
+        from gigagan.serving.service import Service
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("fastapi", "uvicorn", "prometheus_client"):
+            raise
+        raise MissingExtra(error.name or "fastapi", "serve") from None
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("gigagan").setLevel(logging.INFO)
+    service = Service(
+        Path(model).resolve().name,
+        {"path": model, "device": device, "dtype": dtype, "upsampled": False},
+        Limits(queue=queue, per_key=per_key, prompt_chars=max_prompt),
+        safety=checker,
+        log_prompts=log_prompts,
+        threads=os.cpu_count() or 2,
+    )
+    hosts = HOSTS if host in LOOPBACK else ()
+    run(Server(service, hosts=hosts, keys=keys), host, port, lambda address: print(address, flush=True))
+
+
+def _checker(place: str) -> "SafetyChecker":
+    """The object that MODULE:NAME names; a class is called for one."""
+    module, _, name = place.partition(":")
+    try:
+        found = getattr(import_module(module), name)
+        checker: SafetyChecker = found() if isinstance(found, type) else found
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"--safety {place}: {error}; expected MODULE:NAME of something that can be imported"
+        ) from None
+    for method in ("check_prompt", "check_picture"):
+        if not callable(getattr(checker, method, None)):
+            raise ConfigError(f"--safety {place}: has no {method}; see gigagan.serving.safety.SafetyChecker")
+    return checker

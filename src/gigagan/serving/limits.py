@@ -1,0 +1,31 @@
+"""What a client may ask for, and how long anything may take."""
+
+from dataclasses import dataclass
+
+MAX_BODY_BYTES = 2**20
+"""Of a request: 2 prompts of 32,000 characters, escaped, fit twice."""
+MAX_HEADER_BYTES = 16 * 1024
+MAX_PROMPT_CHARS = 32_000
+"""OpenAI's own limit; ours can be set up to it."""
+MAX_PICTURES = 10
+MAX_PIXELS = 40_000_000
+"""Of all pictures and frames of a request."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an operator can set; times in seconds."""
+
+    queue: int = 64
+    """Pictures and frames that wait for the model."""
+    per_key: int = 32
+    """Requests of one key that are served at the same time."""
+    prompt_chars: int = 4_000
+    queue_sec: float = 10
+    """A picture whose drawing hasn't begun by then is refused."""
+    total_sec: float = 60
+    """From a request to its answer. A worker that takes longer for a batch is stuck, and is replaced."""
+    body_sec: float = 20
+    """For a client to send what it said it would."""
+    grace_sec: float = 30
+    """From the signal to end until what was accepted is given up."""

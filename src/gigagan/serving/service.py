@@ -1,0 +1,228 @@
+"""A request's way: checked, queued, drawn, encoded, sent whole or as a stream."""
+
+import asyncio
+import hashlib
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from fastapi import Request
+from fastapi.responses import Response, StreamingResponse
+
+from gigagan.serving import generation
+from gigagan.serving.api_error import BUG, ApiError, invalid
+from gigagan.serving.batcher import Batcher, Job
+from gigagan.serving.encode import encoded, image_of
+from gigagan.serving.generation import Order
+from gigagan.serving.limits import MAX_BODY_BYTES, Limits
+from gigagan.serving.metrics import Metrics
+from gigagan.serving.safety import SafetyChecker
+from gigagan.serving.wire import Answer, Facts
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """The model under a name, and all that its requests share."""
+
+    def __init__(
+        self,
+        name: str,
+        options: Mapping[str, Any],
+        limits: Limits,
+        *,
+        safety: SafetyChecker | None = None,
+        log_prompts: bool = False,
+        threads: int = 2,
+    ) -> None:
+        """`options`: of `Pipeline.from_pretrained`; `threads`: that encode."""
+        self.name = name
+        self.limits = limits
+        self.metrics = Metrics()
+        self.batcher = Batcher(options, limits, self.metrics)
+        self.created = int(time.time())
+        self._safety = safety
+        self._log_prompts = log_prompts
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="encode")
+
+    async def generate(self, request: Request) -> Response:
+        """The answer to POST /v1/images/generations. Raises ApiError."""
+        self.batcher.check_open()
+        asked = generation.parse(await self._body(request))
+        facts = self.batcher.facts
+        assert facts is not None
+        order = generation.order(asked, facts, self.name, self.limits)
+        prompts = [asked.prompt] + ([asked.mix.prompt] if asked.mix else [])
+        shown = repr(prompts) if self._log_prompts else hashlib.sha256(repr(prompts).encode()).hexdigest()[:16]
+        request.state.said = f" n={len(order.items)} {order.kind} {order.side} px, prompt {shown}"
+        if self._safety:
+            for param, prompt in zip(("prompt", "mix.prompt"), prompts, strict=False):
+                _refuse(await self._in_thread(self._safety.check_prompt, prompt), param)
+        headers = {"x-ignored-params": ", ".join(order.ignored)} if order.ignored else {}
+        jobs = self.batcher.submit(order.items)
+        try:
+            if order.stream:
+                events = self._events(jobs, order, facts)
+                # An error before the first event still has a status of its own; a cut stream would tell nothing.
+                first = await self._unless_gone(request, anext(events))
+                return StreamingResponse(_stream(first, events, jobs), media_type="text/event-stream", headers=headers)
+            content = await self._unless_gone(request, self._whole(jobs, order, facts))
+            return Response(content, media_type="application/json", headers=headers)
+        except BaseException:
+            _cancel(jobs)
+            raise
+
+    async def _body(self, request: Request) -> bytes:
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise ApiError(415, "unsupported_media_type", "the body is application/json; say so in content-type")
+        length = request.headers.get("content-length", "0")
+        too_large = ApiError(413, "body_too_large", f"the body has more than {MAX_BODY_BYTES} bytes")
+        if length.isdecimal() and int(length[:20]) > MAX_BODY_BYTES:
+            raise too_large
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self.limits.body_sec):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > MAX_BODY_BYTES:
+                        raise too_large
+        except TimeoutError:
+            raise ApiError(408, "body_timeout", "the body didn't arrive in time") from None
+        return bytes(body)
+
+    async def _unless_gone(self, request: Request, work: Awaitable[T]) -> T:
+        """The result of work that ends when the client leaves. Raises ApiError 499, which nobody reads."""
+        task = asyncio.ensure_future(work)
+        left = asyncio.create_task(_left(request))
+        try:
+            await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                self.metrics.abandoned.inc()
+                raise ApiError(499, "client_left", "the client left")
+            return task.result()
+        finally:
+            for one in (task, left):
+                one.cancel()
+            await asyncio.gather(task, left, return_exceptions=True)
+
+    async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+    async def _file(self, job: Job, order: Order, facts: Facts, *, level: int = -1) -> str:
+        """A picture in base64: of a level of its pyramid, or of the frames of a loop."""
+        answer = await _drawn(job)
+        pictures = answer.pictures if order.kind == "gif" else [answer.pictures[level]]
+
+        def encode() -> str:
+            images = [image_of(*picture) for picture in pictures]
+            if self._safety:
+                for image in images:
+                    _refuse(self._safety.check_picture(image), "prompt")
+            started = time.monotonic()
+            file = encoded(images, job.item, order, facts)
+            self.metrics.encode_sec.observe(time.monotonic() - started)
+            return file
+
+        file = await self._in_thread(encode)
+        if level == -1:
+            self.metrics.pictures.labels(order.kind).inc()
+        return file
+
+    async def _whole(self, jobs: Sequence[Job], order: Order, facts: Facts) -> bytes:
+        files = await asyncio.gather(*(self._file(job, order, facts) for job in jobs))
+        answer = {
+            "created": int(time.time()),
+            "background": "opaque",
+            "output_format": order.kind,
+            "size": f"{order.side}x{order.side}",
+            "data": [{"b64_json": file, "seed": job.item.seed} for file, job in zip(files, jobs, strict=True)],
+            "usage": _usage(jobs[0]),
+            "model": self.name,
+            "truncation_psi": jobs[0].item.psi,
+        }
+        if order.safety_identifier:
+            answer["safety_identifier"] = order.safety_identifier
+        if warning := jobs[0].answer.result().warning:
+            answer["warnings"] = [warning]
+        return await self._in_thread(lambda: json.dumps(answer).encode())
+
+    async def _events(self, jobs: Sequence[Job], order: Order, facts: Facts) -> AsyncIterator[bytes]:
+        """The smaller levels of each picture's pyramid, then the picture."""
+        for index, job in enumerate(jobs):
+            sides = job.item.resolutions
+            for level, side in enumerate(sides):
+                last = level == len(sides) - 1
+                file = await self._file(job, order, facts, level=-1 if last else level)
+                event: dict[str, Any] = {
+                    "type": "image_generation.completed" if last else "image_generation.partial_image",
+                    "b64_json": file,
+                    "created_at": int(time.time()),
+                    "size": f"{side}x{side}",
+                    "quality": "auto",
+                    "background": "opaque",
+                    "output_format": order.kind,
+                    "image_index": index,
+                    "seed": job.item.seed,
+                }
+                if last:
+                    event["usage"] = _usage(job)
+                    event |= {"warnings": [job.answer.result().warning]} if job.answer.result().warning else {}
+                else:
+                    event["partial_image_index"] = level
+                yield f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
+
+    def close(self) -> None:
+        """After the last request."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _drawn(job: Job) -> Answer:
+    answer = await asyncio.shield(job.answer)
+    if answer.refusal:
+        raise invalid("prompt", answer.refusal)
+    if answer.failure:
+        raise ApiError(500, "generation_failed", "the picture couldn't be drawn; the server's log says why")
+    return answer
+
+
+async def _stream(first: bytes, events: AsyncIterator[bytes], jobs: Sequence[Job]) -> AsyncIterator[bytes]:
+    """Each event; what goes wrong now is an event too, since OpenAI's client takes a cut stream for a whole one."""
+    try:
+        yield first
+        async for event in events:
+            yield event
+    except Exception as error:
+        if not isinstance(error, ApiError):
+            log.exception("a stream failed")
+            error = ApiError(500, "internal_error", BUG)
+        yield f"event: error\ndata: {json.dumps(error.body)}\n\n".encode()
+    finally:
+        _cancel(jobs)
+
+
+def _cancel(jobs: Sequence[Job]) -> None:
+    """What waits isn't drawn; what is being drawn is dropped."""
+    for job in jobs:
+        job.answer.cancel()
+
+
+def _refuse(reason: str, param: str) -> None:
+    if reason:
+        raise invalid(param, reason, "content_policy_violation")
+
+
+def _usage(job: Job) -> dict[str, Any]:
+    """Tokens of the text encoder. A GAN draws no tokens, so there are none of output."""
+    tokens = job.answer.result().tokens
+    details = {"text_tokens": tokens, "image_tokens": 0}
+    return {"input_tokens": tokens, "input_tokens_details": details, "output_tokens": 0, "total_tokens": tokens}

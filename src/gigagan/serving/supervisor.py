@@ -1,0 +1,87 @@
+"""A worker as the server sees it: a process that was started, answers, and may be gone."""
+
+import asyncio
+import contextlib
+import json
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gigagan.errors import CheckpointError
+from gigagan.serving import wire
+from gigagan.serving.wire import Answer, Facts, Item
+
+STREAM_BYTES = 2**20  # held of an answer that is still arriving, beyond what was asked for
+
+
+class WorkerGone(Exception):
+    """The process died, or its connection broke."""
+
+
+class Worker:
+    """A started worker; `start` makes one."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        facts: Facts,
+    ) -> None:
+        self.facts = facts
+        self.pid = process.pid
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def start(cls, options: Mapping[str, Any]) -> "Worker":
+        """Start one and wait until its model is warm. `options`: of `Pipeline.from_pretrained`.
+
+        Raises CheckpointError where the model can't be had, WorkerGone where the process dies before.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", "gigagan.serving.worker", str(theirs.fileno()), json.dumps(options)]
+            # A session of its own: Ctrl-C in the terminal is the server's to handle.
+            process = await asyncio.create_subprocess_exec(
+                *command, pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+            )
+        reader, writer = await asyncio.open_connection(sock=ours, limit=STREAM_BYTES)
+        try:
+            header, _ = await wire.read_async(reader)
+            if "error" in header:
+                raise CheckpointError(header["error"])
+        except (asyncio.IncompleteReadError, OSError):
+            await _end(process, writer)
+            raise WorkerGone("before its model was loaded") from None
+        except BaseException:
+            await _end(process, writer)
+            raise
+        said = header["facts"]
+        return cls(process, reader, writer, Facts(**{**said, "resolutions": tuple(said["resolutions"])}))
+
+    async def draw(self, items: Sequence[Item]) -> list[Answer]:
+        """An answer for each item. Raises WorkerGone."""
+        try:
+            self._writer.write(wire.pack_items(items))
+            await self._writer.drain()
+            return wire.unpack_answers(*await wire.read_async(self._reader))
+        except (asyncio.IncompleteReadError, OSError):
+            raise WorkerGone(f"process {self.pid}") from None
+
+    async def gone(self) -> None:
+        """Wait until the process has ended, for whatever reason."""
+        await self._process.wait()
+
+    async def end(self) -> None:
+        """End the process, whatever it does."""
+        await _end(self._process, self._writer)
+
+
+async def _end(process: asyncio.subprocess.Process, writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()

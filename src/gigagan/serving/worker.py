@@ -1,0 +1,121 @@
+"""The process that holds the model: items in, pixels out, until the server is gone.
+
+Run by the supervisor as `python -m gigagan.serving.worker FD OPTIONS`, FD being its end of a socket.
+"""
+
+import json
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from gigagan.editing import Key, mix
+from gigagan.editing.film import Moment, points
+from gigagan.errors import GigaGANError
+from gigagan.models.frozen_labels import ClassNames
+from gigagan.models.latents import Latents
+from gigagan.pipeline import DEFAULT_PSI, MAX_SEED, Pipeline
+from gigagan.serving import wire
+from gigagan.serving.wire import Answer, Facts, Item
+
+WARM_UP = 2  # the first draws are slow: memory is laid out, kernels are chosen
+LOOP_KEYS = 3
+log = logging.getLogger(__name__)
+
+
+def answer(pipe: Pipeline, items: Sequence[Item]) -> list[Answer]:
+    """Draw the items together; where that fails, each alone once more, so that one can't spoil the others."""
+    try:
+        return _answer(pipe, items)
+    except Exception as error:
+        if len(items) > 1:
+            return [one for item in items for one in answer(pipe, [item])]
+        log.exception("a picture failed")
+        return [Answer(failure=f"{type(error).__name__}: {error}")]
+
+
+def _answer(pipe: Pipeline, items: Sequence[Item]) -> list[Answer]:
+    found: list[Latents | Answer] = []
+    for item in items:
+        try:
+            found.append(_points(pipe, item))
+        except GigaGANError as error:
+            found.append(Answer(refusal=str(error)))
+    drawable = [latents for latents in found if isinstance(latents, Latents)]
+    if not drawable:
+        return [one for one in found if isinstance(one, Answer)]
+    levels = {level.shape[-1]: level.permute(0, 2, 3, 1) for level in pipe.draw(Latents.join(drawable))}
+    answers = []
+    start = 0
+    for item, one in zip(items, found, strict=True):
+        if isinstance(one, Answer):
+            answers.append(one)
+            continue
+        pictures = [
+            (side, levels[side][n].contiguous().numpy().tobytes())
+            for n in range(start, start + len(one))
+            for side in item.resolutions
+        ]
+        start += len(one)
+        prompts = [item.prompt, *([item.fine_prompt] if item.fine_prompt else [])]
+        warnings = [message for prompt in prompts if (message := pipe.cut(prompt))]
+        answers.append(Answer(pictures, sum(map(pipe.text_encoder.count_tokens, prompts)), "; ".join(warnings)))
+    return answers
+
+
+def _points(pipe: Pipeline, item: Item) -> Latents:
+    """One point, or those of a loop that leads from the seed through the next two and back."""
+    (prompt,) = pipe.check(item.prompt)
+    if item.frames > 1:
+        # Three keys: a way there and back the same way would show its pictures twice.
+        keys = [Key(prompt, (item.seed + n) % (MAX_SEED + 1)) for n in range(LOOP_KEYS)]
+        places = [divmod(LOOP_KEYS * n, item.frames) for n in range(item.frames)]
+        way = [Moment(keys[k], keys[(k + 1) % LOOP_KEYS], rest / item.frames) for k, rest in places]
+        return points(pipe, way, item.psi)
+    z = pipe.z([item.seed])
+    point = pipe.latents([prompt], z, item.psi)
+    if item.fine_prompt:
+        (fine,) = pipe.check(item.fine_prompt)
+        point = mix(point, pipe.latents([fine], z, item.psi), item.layer)
+    return point
+
+
+def facts(pipe: Pipeline) -> Facts:
+    """Found by drawing, which also warms the model up."""
+    encoder = pipe.text_encoder
+    prompt = encoder.classes[0] if isinstance(encoder, ClassNames) else "" if encoder.name == "none" else "a picture"
+    for _ in range(WARM_UP):
+        pyramid = pipe.draw(pipe.latents([prompt], pipe.z([0])))
+    return Facts(
+        hash=pipe.model_hash,
+        dtype=str(pipe.dtype).removeprefix("torch."),
+        device=pipe.device.type,
+        kind=encoder.name,
+        resolutions=tuple(level.shape[-1] for level in pyramid),
+        num_layers=pipe.generator.num_ws,
+        batch=pipe.micro_batch,
+        psi=DEFAULT_PSI,
+    )
+
+
+def main() -> None:
+    """Serve the socket until it closes."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s worker %(levelname)s %(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server says when to end, by closing the socket
+    with socket.socket(fileno=int(sys.argv[1])) as channel, channel.makefile("rwb") as stream:
+        try:
+            pipe = Pipeline.from_pretrained(**json.loads(sys.argv[2]))
+            stream.write(wire.pack({"facts": asdict(facts(pipe))}))
+            stream.flush()
+        except (GigaGANError, OSError) as error:
+            stream.write(wire.pack({"error": str(error)}))
+            return
+        while message := wire.read(stream):
+            stream.write(wire.pack_answers(answer(pipe, wire.unpack_items(message[0]))))
+            stream.flush()
+
+
+if __name__ == "__main__":
+    main()
