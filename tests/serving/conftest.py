@@ -75,7 +75,8 @@ def running(
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env=os.environ | (environment or {}),
+            # As many threads as the tests themselves: another number may change a pixel's last bit.
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {}),
         ) as process,
     ):
         assert process.stdout is not None
