@@ -145,7 +145,7 @@ def _pipeline_flops(pipe: Pipeline) -> float:
 
 def picture(dtype: str) -> Case:
     """A prompt never seen before to a picture, with the shipped model: text encoder, generator, pixels."""
-    pipe = Pipeline.from_pretrained(dtype=dtype)
+    pipe = Pipeline.from_pretrained(dtype=dtype, upsampled=False)
     prompts = _fresh()
     part = Part(lambda: pipe(next(prompts), seeds=[1]))
     return Case({"picture": part}, 1, {"G": trainable_all(pipe)}, flops=_pipeline_flops(pipe))
@@ -153,7 +153,7 @@ def picture(dtype: str) -> Case:
 
 def sixteen(together: bool, dtype: str) -> Case:
     """Sixteen new prompts, in one call or in sixteen."""
-    pipe = Pipeline.from_pretrained(dtype=dtype)
+    pipe = Pipeline.from_pretrained(dtype=dtype, upsampled=False)
     fresh = _fresh()
 
     def run() -> None:

@@ -136,7 +136,7 @@ def upsampler() -> Any:
     cfg = UpsamplerConfig(
         resolution=64,
         input_resolution=16,
-        z_dim=8,
+        z_dim=16,
         w_dim=16,
         mapping_layers=2,
         text_layers=1,

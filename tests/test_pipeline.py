@@ -1,6 +1,7 @@
 """The sampling path: a picture is a function of prompt, seed and psi, whatever it is drawn beside."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,15 @@ from torch import Tensor
 
 from gigagan import pipeline
 from gigagan.checkpoint import save_model
+from gigagan.editing import interpolate, mix
 from gigagan.errors import CheckpointError, ConfigError, PromptError
 from gigagan.models.discriminator import Discriminator
 from gigagan.models.frozen import HashedText
 from gigagan.models.generator import Generator
+from gigagan.models.latents import Latents, truncate
 from gigagan.models.layers import to_uint8
 from gigagan.models.upsampler import Upsampler
-from gigagan.pipeline import Pipeline, truncate
+from gigagan.pipeline import Pipeline
 
 Networks = Callable[[int], tuple[Generator, Discriminator]]
 PROMPTS = ["a red apple", "a blue rocket in space, drawn", "x", "a house"]
@@ -253,6 +256,29 @@ def test_an_upsampled_picture_does_not_depend_on_its_neighbors(two_stages: Pipel
     assert torch.equal(together.pyramid[0][2], alone.pyramid[0][0])
 
 
+def test_points_say_what_the_upsampler_draws(two_stages: Pipeline, pipe: Pipeline) -> None:
+    a, b = (two_stages.latents([PROMPTS[n]], two_stages.z([5])) for n in (0, 2))
+    whole = two_stages(PROMPTS[0], seeds=[5]).pyramid
+    for ours, same, base in zip(whole[2:], pipe.draw(a.base), two_stages.draw(a)[2:], strict=True):
+        assert torch.equal(ours, same)
+        assert torch.equal(ours, base)
+    assert torch.equal(two_stages.draw(a)[0], whole[0])
+    # The upsampler follows the fine prompt, and the coarse one where nothing is left of the other.
+    assert a.enlarged is not None
+    assert b.enlarged is not None
+    mixes = [mix(a, b, layer) for layer in range(a.num_layers + 1)]
+    assert [m.enlarged is b.enlarged for m in mixes] == [True] * a.num_layers + [False]
+    assert torch.equal(two_stages.draw(mixes[-1])[0], whole[0])
+    followed = replace(a, enlarged=b.enlarged)
+    assert torch.equal(two_stages.draw(followed)[2], whole[2])
+    assert not torch.equal(two_stages.draw(followed)[0], whole[0])
+    middle = interpolate(a, b, 0.5).enlarged
+    assert middle is not None
+    assert torch.equal(middle.ws, a.enlarged.ws * 0.5 + b.enlarged.ws * 0.5)
+    joined = Latents.join([a, b])
+    assert torch.equal(two_stages.draw(joined[1:])[0], two_stages.draw(b)[0])
+
+
 def test_both_networks_are_kept_and_either_may_be_left_out(two_stages: Pipeline, tmp_path: Path) -> None:
     path = two_stages.save_pretrained(tmp_path / "model")
     whole, base = Pipeline.from_pretrained(path), Pipeline.from_pretrained(path, upsampled=False)
@@ -262,7 +288,7 @@ def test_both_networks_are_kept_and_either_may_be_left_out(two_stages: Pipeline,
     with pytest.raises(ConfigError, match="holds an upsampler alone"):
         Pipeline.from_pretrained(tmp_path / "up")
     tampered = path / "upsampler" / "config.json"
-    tampered.write_text(tampered.read_text().replace('"z_dim": 8', '"z_dim": 9'))
+    tampered.write_text(tampered.read_text().replace('"z_dim": 16', '"z_dim": 17'))
     with pytest.raises(CheckpointError, match="upsampler"):
         Pipeline.from_pretrained(path)
 
@@ -284,4 +310,9 @@ def test_two_stages_that_do_not_fit_are_refused(two_stages: Pipeline, tiny_netwo
     with torch.device("meta"):
         other = Upsampler(cfg.model_copy(update={"num_filters": (1,) * 5}), feature_dim=HashedText.feature_dim)
     with pytest.raises(ConfigError, match="draws 16 px and the upsampler takes 32"):
+        Pipeline(tiny_networks(0)[0], HashedText(max_tokens=8), upsampler=other)
+    with torch.device("meta"):
+        cfg = two_stages.upsampler.cfg.model_copy(update={"z_dim": 9})
+        other = Upsampler(cfg, feature_dim=HashedText.feature_dim)
+    with pytest.raises(ConfigError, match="z_dim is 16 in the generator and 9 in the upsampler"):
         Pipeline(tiny_networks(0)[0], HashedText(max_tokens=8), upsampler=other)

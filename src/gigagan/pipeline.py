@@ -10,7 +10,7 @@ import operator
 import secrets
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from gigagan.model_files import hash_of_parts
 from gigagan.models.frozen import TextEncoder
 from gigagan.models.generator import Generator
 from gigagan.models.inference import prepared
-from gigagan.models.latents import Latents
+from gigagan.models.latents import Latents, truncate
 from gigagan.models.layers import finite, to_float, to_uint8
 from gigagan.models.text import TextCondition
 from gigagan.models.upsampler import Upsampler
@@ -121,7 +121,7 @@ class Pipeline:
         self._synthesize = torch.compile(synthesis, dynamic=False) if compiled else synthesis
         self.upsampler = upsampler
         self._second = None if upsampler is None else SecondStage(upsampler, generator, dtype)
-        self._enlarger = None if upsampler is None else Enlarger(upsampler, text_encoder, dtype=dtype)
+        self.enlarger = None if upsampler is None else Enlarger(upsampler, text_encoder, dtype=dtype)
         self._prompts: OrderedDict[str, _Prompt] = OrderedDict()
 
     @classmethod
@@ -162,8 +162,8 @@ class Pipeline:
 
     @property
     def resolution(self) -> int:
-        """Side of the generator's pictures; those of a prompt are larger where there is an upsampler."""
-        return self.generator.cfg.resolution
+        """Side of a prompt's pictures: the upsampler's where there is one."""
+        return self.generator.cfg.resolution if self.upsampler is None else self.upsampler.cfg.resolution
 
     @property
     def model_hash(self) -> str:
@@ -202,10 +202,6 @@ class Pipeline:
             for start in range(0, len(prompts), size)
         ]
         pyramid = [torch.cat(levels) for levels in zip(*pyramids, strict=True)]
-        if self._second is not None:
-            conditions = [self._encode(p).enlarged for p in prompts]
-            large = self._second(to_float(pyramid[0]).to(self.device), conditions, numbers)
-            pyramid = [to_uint8(level).cpu() for level in large] + pyramid
         warnings = [message for p in dict.fromkeys(prompts) if (message := self.cut(p))]
         return PipelineOutput(_as_type(pyramid[0], output_type), prompts, numbers, psi, pyramid, warnings)
 
@@ -227,16 +223,27 @@ class Pipeline:
         mapping = self._drawing.mapping
         ws = [mapping(*part) for part in self._micro_batches(z, condition.t_global)]
         w = truncate(torch.cat(ws)[: len(z)], w_mean, mapping.w_avg, psi)
-        return Latents.everywhere(w, condition, self._drawing.num_ws)
+        point = Latents.everywhere(w, condition, self._drawing.num_ws)
+        if self._second is None:
+            return point
+        return replace(point, enlarged=self._second.latents(z, [p.enlarged for p in encoded if p.enlarged is not None]))
 
     @torch.inference_mode()
     def draw(self, latents: Latents) -> list[Tensor]:
-        """The pyramid of each point, uint8 [N, 3, r, r] on the CPU, index 0 = full resolution; raises as `finite`."""
+        """The pyramid of each point, uint8 [N, 3, r, r] on the CPU, index 0 = full resolution; raises as `finite`.
+
+        Points that hold the upsampler's part are drawn by both networks, `latents.base` by the generator alone.
+        """
         pyramids = [
             [to_uint8(finite(level)).cpu() for level in self._synthesize(*part, dtype=self.dtype)]
             for part in self._micro_batches(latents.ws, latents.t_local, latents.mask)
         ]
-        return [torch.cat(levels)[: len(latents)] for levels in zip(*pyramids, strict=True)]
+        pyramid = [torch.cat(levels)[: len(latents)] for levels in zip(*pyramids, strict=True)]
+        if latents.enlarged is None:
+            return pyramid
+        assert self._second is not None, "these points come from a model with an upsampler"
+        large = self._second(to_float(pyramid[0]).to(self.device), latents.enlarged)
+        return [to_uint8(finite(level)).cpu() for level in large] + pyramid
 
     def _micro_batches(self, *tensors: Tensor) -> Iterator[list[Tensor]]:
         """Tensors in parts of `micro_batch` rows, the last padded with its last row."""
@@ -275,11 +282,11 @@ class Pipeline:
         Without either by the upsampler's own factor. Orientation is followed; gray, 16-bit gray, alpha, profile and
         EXIF are kept. Raises ConfigError where the model has no upsampler, DataError where the picture can't be used.
         """
-        if self._enlarger is None:
+        if self.enlarger is None:
             raise ConfigError("this model holds no upsampler; load one that does")
         request = Request(prompt, check_seed(seed), noise)
-        self._enlarger.check(request)
-        return upsampled_picture(self._enlarger, as_photo(image), scale, to, request)
+        self.enlarger.check(request)
+        return upsampled_picture(self.enlarger, as_photo(image), scale, to, request)
 
     def _encode(self, prompt: str) -> _Prompt:
         """Text condition and conditional mean of a prompt, kept for the last CACHED_PROMPTS prompts."""
@@ -297,14 +304,6 @@ class Pipeline:
         if len(self._prompts) > CACHED_PROMPTS:
             self._prompts.popitem(last=False)
         return encoded
-
-
-def truncate(w: Tensor, w_mean: Tensor, w_avg: Tensor, psi: float) -> Tensor:
-    """Text-conditional truncation: lerp(w_mean, lerp(w_avg, w, psi), psi) (paper 9); w_mean is that of the prompt.
-
-    psi = 1 gives w itself, psi = 0 gives w_mean itself.
-    """
-    return w if psi == 1 else torch.lerp(w_mean, torch.lerp(w_avg.to(w.dtype), w, psi), psi)
 
 
 def latent(seed: int, z_dim: int, *, count: int = 1) -> Tensor:

@@ -16,9 +16,10 @@ from PIL import Image
 
 from gigagan import cli
 from gigagan.editing import plane
-from gigagan.errors import ConfigError, GigaGANError, PromptError
+from gigagan.errors import ConfigError, DataError, GigaGANError, PromptError
 from gigagan.metadata import read_info
 from gigagan.models.frozen import HashedText
+from gigagan.models.upsampler import Upsampler
 from gigagan.pipeline import Pipeline
 from gigagan.studio import desk as desk_module
 from gigagan.studio.app import serve
@@ -32,6 +33,12 @@ FOUR = ["a red apple", "a rocket", "x", "y"]
 @pytest.fixture(scope="module")
 def pipe(tiny_networks: Callable[[int], tuple[Any, Any]]) -> Pipeline:
     return Pipeline(tiny_networks(0)[0], HashedText(max_tokens=12))
+
+
+@pytest.fixture(scope="module")
+def large_pipe(tiny_networks: Callable[[int], tuple[Any, Any]], upsampler: Upsampler) -> Pipeline:
+    """With an upsampler from 16 to 64 px behind it."""
+    return Pipeline(tiny_networks(0)[0], HashedText(max_tokens=8), upsampler=upsampler)
 
 
 @pytest.fixture
@@ -71,6 +78,33 @@ def test_a_plane_of_prompts(desk: Desk, pipe: Pipeline) -> None:
     expected = pipe.draw(plane(points, 0.3, 0.8))[0][0].permute(1, 2, 0).numpy()
     assert np.array_equal(np.asarray(desk.frame(name, 0.3, 0.8, 0)), expected)
     assert desk.frame(name, 0.3, 0.8, 128).size == (128, 128)
+
+
+def test_a_plane_is_drawn_larger_where_the_pointer_rests(large_pipe: Pipeline, pipe: Pipeline, tmp_path: Path) -> None:
+    desk = Desk(large_pipe, tmp_path)
+    name = desk.explore(FOUR, 2, 0.7, directions=False)
+    small, large = (np.asarray(desk.frame(name, 0, 0, size)) for size in (0, 64))
+    assert np.array_equal(small, np.asarray(pipe(FOUR[0], seeds=2).images[0]))
+    assert np.array_equal(large, np.asarray(large_pipe(FOUR[0], seeds=2).images[0]))
+
+
+def test_a_picture_is_upsampled(large_pipe: Pipeline, pipe: Pipeline, tmp_path: Path) -> None:
+    desk, source = Desk(large_pipe, tmp_path), tmp_path / "cat.png"
+    Image.effect_noise((20, 12), 80).convert("RGB").save(source)
+    before, after = desk.upsampled(source, 2, "a cat", 5)
+    with Image.open(source) as image:
+        assert np.array_equal(pixels(after), np.asarray(large_pipe.upsample(image, scale=2, prompt="a cat", seed=5)))
+        assert np.array_equal(pixels(before), np.asarray(image.resize((40, 24), Image.Resampling.LANCZOS)))
+    assert after.name == "cat-2x.png"
+    assert desk.upsampled(source, 2, "a cat", 5) == (before, after)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"broken\.png"):
+        desk.upsampled(tmp_path / "broken.png", 2, "", 0)
+    Image.new("L", (2000, 1000)).save(source)
+    with pytest.raises(ConfigError, match="16000 x 8000 px are more than"):
+        desk.upsampled(source, 8, "", 0)
+    with pytest.raises(ConfigError, match="holds no upsampler"):
+        Desk(pipe, tmp_path).upsampled(source, 2, "", 0)
 
 
 def test_a_plane_of_directions_has_the_first_prompt_in_its_middle(desk: Desk, pipe: Pipeline) -> None:

@@ -115,7 +115,7 @@ def project(picture: Path, prompt: str, out: Path, steps: int, model: str, devic
     from gigagan.pipeline import Pipeline, to_pil
 
     content = picture.read_bytes()
-    pipe = Pipeline.from_pretrained(model, device=device)
+    pipe = Pipeline.from_pretrained(model, device=device, upsampled=False)
     (prompt,) = pipe.check(prompt)
     try:
         img = as_batch([decode(content, pipe.resolution)])

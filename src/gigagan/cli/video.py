@@ -28,7 +28,11 @@ MAX_FRAMES = 100_000
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write: .mp4, .gif or .webp.")
 @click.option("--seconds", type=float, default=2.0, show_default=True, help="From a key frame to the next.")
 @click.option("--fps", type=float, default=24.0, show_default=True, help="Frames a second.")
-@click.option("--size", type=click.IntRange(16, 4096), help="Side in pixels.  [default: four times the model's]")
+@click.option(
+    "--size",
+    type=click.IntRange(16, 4096),
+    help="Side in pixels.  [default: the model's, or four times the generator's where that is more]",
+)
 @click.option("--loop", is_flag=True, help="End where it began.")
 @click.option(
     "--ease",
@@ -71,7 +75,7 @@ def video(
     moments = timeline(keys, max(1, round(seconds * fps)), loop=loop, easing="smooth" if ease == "smooth" else "linear")
     check_video(out, fps=fps, size=size or 2, count=len(moments))
     pipe = Pipeline.from_pretrained(model, device=device)
-    side = size or 4 * pipe.resolution
+    side = size or max(pipe.resolution, 4 * pipe.generator.cfg.resolution)
     check_video(out, fps=fps, size=side, count=len(moments))
     pipe.check([key.prompt for key in keys])
     for prompt in dict.fromkeys(prompts):

@@ -29,7 +29,11 @@ def blend(points: Sequence[Latents], weights: Sequence[float]) -> Latents:
     mask = _sum([p.mask * weight for p, weight in pairs])
     words = _sum([p.t_local * (p.mask * weight)[..., None] for p, weight in pairs])
     t_local = torch.where(mask[..., None] > 0, words / mask[..., None], 0)
-    return Latents(_sum([p.ws * weight for p, weight in pairs]), t_local, mask)
+    large = [p.enlarged for p in points if p.enlarged is not None]
+    assert len(large) in (0, len(points)), "some points are drawn larger and some aren't"
+    return Latents(
+        _sum([p.ws * weight for p, weight in pairs]), t_local, mask, blend(large, weights) if large else None
+    )
 
 
 def interpolate(a: Latents, b: Latents, t: float) -> Latents:

@@ -3,7 +3,7 @@
 import torch
 
 from gigagan.errors import ConfigError
-from gigagan.models.latents import NAMES, Latents
+from gigagan.models.latents import Latents
 
 
 def check_layer(layer: int, num_layers: int) -> int:
@@ -18,9 +18,14 @@ def mix(coarse: Latents, fine: Latents, layer: int) -> Latents:
 
     With two seeds of one prompt this is style mixing, with two prompts at one seed prompt mixing. At 0 it is `fine`
     itself, at the number of layers `coarse` itself, and every level of the pyramid whose layers all lie before the
-    boundary is that of `coarse` to the bit. Raises ConfigError for a layer that isn't there.
+    boundary is that of `coarse` to the bit. An upsampler's layers are finer than all, and follow `fine`. Raises
+    ConfigError for a layer that isn't there.
     """
     # Paper: prompt mixing switches both styles and words at the second half of the layers; any layer can be chosen.
     check_layer(layer, coarse.num_layers)
-    pairs = ((getattr(coarse, name), getattr(fine, name)) for name in NAMES)
-    return Latents(*(torch.cat([a[:, :layer], b[:, layer:]], dim=1) for a, b in pairs))
+    return Latents(
+        torch.cat([coarse.ws[:, :layer], fine.ws[:, layer:]], dim=1),
+        torch.cat([coarse.t_local[:, :layer], fine.t_local[:, layer:]], dim=1),
+        torch.cat([coarse.mask[:, :layer], fine.mask[:, layer:]], dim=1),
+        coarse.enlarged if layer == coarse.num_layers else fine.enlarged,
+    )

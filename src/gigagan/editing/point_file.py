@@ -1,6 +1,6 @@
 """A projected picture on disk: its styles and the prompt whose words go with them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxtyping import Float
@@ -33,4 +33,4 @@ class PointFile:
     def latents(self, pipe: Pipeline) -> Latents:
         """The point with the words of its prompt."""
         words = pipe.latents([self.prompt], pipe.z([0]))
-        return Latents(self.ws[None].to(words.ws), words.t_local, words.mask)
+        return replace(words, ws=self.ws[None].to(words.ws))

@@ -101,7 +101,7 @@ class DecoderLevel(nn.Module):
         x: Float[Tensor, "B I H W"],
         ws: Float[Tensor, "B L S"],
         t_local: Float[Tensor, "B T D"],
-        text_mask: Bool[Tensor, "B T"],
+        text_mask: Bool[Tensor, "B T"] | Float[Tensor, "B T"],
         encoded: Float[Tensor, "B O H2 W2"] | None = None,
     ) -> Float[Tensor, "B O H2 W2"]:
         for i, block in enumerate(self.blocks):
@@ -135,7 +135,7 @@ class UpsamplerSynthesis(nn.Module):
         self,
         ws: Float[Tensor, "B L S"],
         t_local: Float[Tensor, "B T D"],
-        text_mask: Bool[Tensor, "B T"],
+        text_mask: Bool[Tensor, "B T"] | Float[Tensor, "B T"],
         low: Float[Tensor, "B 4 H W"],
         dtype: torch.dtype = torch.float32,
     ) -> list[Tensor]:
@@ -145,7 +145,7 @@ class UpsamplerSynthesis(nn.Module):
         self,
         ws: Float[Tensor, "B L S"],
         t_local: Float[Tensor, "B T D"],
-        text_mask: Bool[Tensor, "B T"],
+        text_mask: Bool[Tensor, "B T"] | Float[Tensor, "B T"],
         low: Float[Tensor, "B 4 H W"],
         dtype: torch.dtype = torch.float32,
     ) -> Float[Tensor, "B C H W"]:
@@ -165,7 +165,7 @@ class UpsamplerSynthesis(nn.Module):
         x: Float[Tensor, "B C H W"],
         ws: Float[Tensor, "B L S"],
         t_local: Float[Tensor, "B T D"],
-        text_mask: Bool[Tensor, "B T"],
+        text_mask: Bool[Tensor, "B T"] | Float[Tensor, "B T"],
         low: Float[Tensor, "B 3 H W"],
         levels: int = 0,
     ) -> list[Tensor]:

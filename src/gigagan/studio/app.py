@@ -54,7 +54,7 @@ def make_app(pipe: Pipeline, folder: Path, card: str, *, hosts: tuple[str, ...] 
         theme=gr.themes.Default(font=FONTS, font_mono=MONO),
         css=asset("studio.css"),
         head=f"<script>{asset('explore.js')}</script>",
-        max_file_size="1mb",
+        max_file_size="50mb",
     )
     return Gate(app, hosts=hosts, password=password)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import threading
 from collections import OrderedDict, deque
@@ -21,10 +22,13 @@ from gigagan.grid import labelled_grid
 from gigagan.metadata import PictureInfo, png_bytes, sheet_bytes
 from gigagan.models.latents import Latents
 from gigagan.pipeline import Pipeline, check_psi, check_seed, to_pil
+from gigagan.upsampling import files
+from gigagan.upsampling.enlarger import Request
 
 MAX_PICTURES = 64
 MAX_FRAMES = 600
 MAX_FILES = 2000
+MAX_UPSAMPLED = 4096 * 4096
 MAX_PLANES = 64
 DIRECTION_SAMPLES = 200
 DIRECTION_REACH = 2.5  # standard deviations from the middle of the plane to its border
@@ -53,6 +57,7 @@ class Desk:
         self.pipe = pipe
         self.folder = folder
         self._turn = threading.Lock()
+        self._enlarging = threading.Lock()
         self._files: deque[Path] = deque()
         self._planes: OrderedDict[str, Plane] = OrderedDict()
 
@@ -98,14 +103,18 @@ class Desk:
         return name
 
     def frame(self, name: str, x: float, y: float, size: int) -> Image.Image:
-        """The picture of a place in a plane, enlarged to `size`. Raises ConfigError for a plane that is gone."""
+        """The generator's picture of a place in a plane; where `size` is larger, the model's largest, or that enlarged.
+
+        Raises ConfigError for a plane that is gone.
+        """
         found = self._planes.get(name)
         if found is None:
             raise ConfigError("this plane is gone; set it anew")
         if not (0 <= x <= 1 and 0 <= y <= 1):
             raise ConfigError(f"({x:g}, {y:g}) isn't in the plane; expected numbers from 0 to 1")
+        point = found.at(x, y)
         with self._turn:
-            (image,) = to_pil(self.pipe.draw(found.at(x, y))[0])
+            (image,) = to_pil(self.pipe.draw(point if size > self.pipe.generator.cfg.resolution else point.base)[0])
         return image if image.width >= size else image.resize((size, size), Image.Resampling.LANCZOS)
 
     def table(self, prompts: Sequence[str], styles: Sequence[str], seed: int, psi: float) -> Path:
@@ -146,7 +155,7 @@ class Desk:
         moments = timeline(keys, max(1, round(seconds * fps)), loop=loop, easing="smooth")
         if len(moments) > MAX_FRAMES:
             raise ConfigError(f"{len(moments)} frames are more than {MAX_FRAMES}; use gigagan video for longer films")
-        side = 4 * self.pipe.resolution
+        side = max(self.pipe.resolution, 4 * self.pipe.generator.cfg.resolution)
         path = self.folder / f"film.{kind}"
         check_video(path, fps=fps, size=side, count=len(moments))
         about = "; ".join(f"{key.prompt} (seed {key.seed})" for key in keys)
@@ -165,6 +174,30 @@ class Desk:
         path = self._new(f"film.{kind}", hashlib.sha256(repr([moments, psi, fps]).encode()).hexdigest())
         write_video(path, frames(), count=len(moments), fps=fps, about=f"{about}; model {self.pipe.model_hash}")
         return path
+
+    def upsampled(self, picture: Path, scale: int, prompt: str, seed: int) -> tuple[Path, Path]:
+        """The picture enlarged by Lanczos, to compare, and `scale` times as large by the model.
+
+        Raises ConfigError where the model has no upsampler, DataError where the picture can't be used.
+        """
+        if self.pipe.enlarger is None:
+            raise ConfigError("this model holds no upsampler; start the studio with one that does")
+        request = Request(prompt.strip(), check_seed(seed))
+        self.pipe.enlarger.check(request)
+        digest = hashlib.sha256(repr([picture.read_bytes(), scale, request]).encode()).hexdigest()
+        job = files.Job(picture, self._new(f"{picture.stem}-{scale}x.png", digest))
+        photo, size = files.planned(job, scale=scale, longest=0)
+        if size.width * size.height > MAX_UPSAMPLED:
+            raise ConfigError(
+                f"{size.width} x {size.height} px are more than {MAX_UPSAMPLED:,}; use gigagan upsample for larger ones"
+            )
+        said = {"prompt": request.prompt, "seed": str(seed), "noise": str(request.noise), "model": self.pipe.model_hash}
+        with self._enlarging:
+            if not job.target.exists():
+                files.run(job, photo, size, self.pipe.enlarger, request, said, lambda pixels: None)
+        plain = io.BytesIO()
+        photo.image.convert("RGB").resize((size.width, size.height), Image.Resampling.LANCZOS).save(plain, "PNG")
+        return self._keep("lanczos.png", plain.getvalue()), job.target
 
     def _prompt(self, prompt: str) -> str:
         (checked,) = self.pipe.check(prompt)

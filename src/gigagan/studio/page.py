@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from functools import wraps
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from gigagan import __version__
-from gigagan.errors import GigaGANError
+from gigagan.errors import DataError, GigaGANError
 from gigagan.pipeline import DEFAULT_PSI, fresh_seeds
 from gigagan.studio.desk import MAX_PICTURES, Desk
 from gigagan.studio.inputs import lines, parse_seed_list
@@ -76,6 +77,9 @@ def build(desk: Desk, card: str) -> "gr.Blocks":
             _explore(desk, tab)
         with gr.Tab("Style table", id="table"):
             _table(desk)
+        if desk.pipe.enlarger is not None:
+            with gr.Tab("Upsample", id="upsample"):
+                _upsample(desk)
         with gr.Tab("Video", id="video"):
             _video(desk)
         with gr.Tab("Model card", id="card"):
@@ -263,6 +267,31 @@ def _table(desk: Desk) -> None:
         return str(desk.table(lines(things), lines(styles), int(seed or 0), psi))
 
     go.click(draw, [things, styles, seed, psi], sheet, **QUIET)
+
+
+def _upsample(desk: Desk) -> None:
+    import gradio as gr
+
+    with gr.Row():
+        picture = gr.Image(label="Picture", type="filepath", image_mode=None, height=PICTURE_PX, elem_id="small")
+        with gr.Column():
+            scale = gr.Radio(["2", "4", "8"], value="4", label="Times as large", elem_id="scale")
+            prompt = gr.Textbox(label="What it shows", placeholder="may stay empty", elem_id="shows")
+            seed = gr.Number(0, label="Seed", precision=0, minimum=0)
+            go = gr.Button("Upsample", variant="primary", elem_id="upsample-go")
+    compared = gr.ImageSlider(
+        label="Enlarged by Lanczos | by the model", type="filepath", interactive=False, elem_id="compared"
+    )
+    download = gr.DownloadButton("Download the larger picture", interactive=False, elem_id="large-download")
+
+    @told
+    def enlarge(picture: str | None, scale: str, prompt: str, seed: float | None) -> tuple[Any, ...]:
+        if picture is None:
+            raise DataError("no picture came; drop one on the page first")
+        before, after = desk.upsampled(Path(picture), int(scale), prompt, int(seed or 0))
+        return (str(before), str(after)), gr.DownloadButton(value=str(after), interactive=True)
+
+    go.click(enlarge, [picture, scale, prompt, seed], [compared, download], **QUIET)
 
 
 def _video(desk: Desk) -> None:
