@@ -24,7 +24,8 @@ def enlarger(upsampler: Upsampler) -> Enlarger:
 @pytest.fixture(scope="session")
 def model(upsampler: Upsampler, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("upsampler") / "model"
-    return save_model(path, None, HashedText(max_tokens=12), provenance={}, upsampler=upsampler)
+    provenance = {"upsampler_trained_on": "drawings"}
+    return save_model(path, None, HashedText(max_tokens=12), provenance=provenance, upsampler=upsampler)
 
 
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "I;16", "I", "YCbCr", "LAB", "HSV", "F", "RGBX")

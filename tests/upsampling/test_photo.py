@@ -192,7 +192,7 @@ def test_a_folder_goes_on_and_nothing_is_written_over(
     assert "bad.png: isn't a picture" in said.err
     assert "1 of 5 pictures are in" in said.err
     assert "about" in said.err
-    assert "was trained on no photographs" in said.err
+    assert "was trained on drawings; others may come out worse" in said.err
     assert (out / "1.png").read_bytes() == b"mine"
     assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*.png")) == ["0.png", "1.png", "2.png", "sub/0.png"]
     assert size(out / "0.png") == (40, 48)

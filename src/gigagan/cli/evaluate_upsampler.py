@@ -7,12 +7,19 @@ import click
 from gigagan.cli.files import check_folders, write_whole
 from gigagan.errors import ConfigError
 
+PHOTOGRAPHS = "photographs"
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command("evaluate-upsampler")
 @click.argument("model")
-@click.option("--data", "data_path", type=click.Path(path_type=Path), required=True, help="Data set to measure by.")
+@click.option(
+    "--data",
+    "data_path",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Data set to measure by, or photographs: those of a Debian package, fetched (161 MB).",
+)
 @click.option("--num", type=click.IntRange(min=2), default=100, show_default=True, help="Pictures at most.")
 @click.option("--split", default="test_pair", show_default=True, help="Whose pictures are taken.")
 @click.option("--json", "json_path", type=FILE, metavar="FILE", help="Write the figures here.")
@@ -37,6 +44,7 @@ def evaluate_upsampler(
     from gigagan.data.weights import fetch
     from gigagan.evaluation import upsampler as evaluation
     from gigagan.evaluation.features import FeatureNetwork
+    from gigagan.evaluation.photographs import photographs
     from gigagan.grid import labelled_grid
     from gigagan.models.frozen import load_efficientnet_lite
     from gigagan.upsampling.enlarger import Enlarger
@@ -45,9 +53,13 @@ def evaluate_upsampler(
     if loaded.upsampler is None:
         raise ConfigError(f"{model}: holds no upsampler; give one that does")
     cfg = loaded.upsampler.cfg
-    data = open_dataset(data_path, split=split, resolution=cfg.resolution, enlarge=False)
+    if str(data_path) == PHOTOGRAPHS:
+        split = "all"
+        items = [evaluation.reduced(one.caption, one.image, cfg.input_resolution) for one in photographs()[:num]]
+    else:
+        data = open_dataset(data_path, split=split, resolution=cfg.resolution, enlarge=False)
+        items = evaluation.pairs(data, side=cfg.input_resolution, num=num)
     fetch("lite1", progress=True)
-    items = evaluation.pairs(data, side=cfg.input_resolution, num=num)
     network = FeatureNetwork(load_efficientnet_lite("lite1"))
     with tqdm(total=len(items), unit="picture", disable=None) as bar:
         enlarger = Enlarger(loaded.upsampler, loaded.text_encoder)

@@ -88,10 +88,10 @@ def _enlarger(model: str, device: str, dtype: str) -> "tuple[Enlarger, dict[str,
     loaded = load_model(model, dist.device(device), discriminator=False)
     if loaded.upsampler is None:
         raise ConfigError(f"{model}: holds no upsampler; give --model one that does")
-    trained_on = loaded.index.get("provenance", {}).get("trained_on", "")
-    if trained_on != "photographs":
-        told = trained_on or "no photographs"
-        click.echo(f"gigagan: the upsampler of {model} was trained on {told}; others may come out worse", err=True)
+    if trained_on := loaded.index.get("provenance", {}).get("upsampler_trained_on", ""):
+        click.echo(
+            f"gigagan: the upsampler of {model} was trained on {trained_on}; others may come out worse", err=True
+        )
     arithmetic = torch.bfloat16 if dtype == "bfloat16" else torch.float32
     return Enlarger(loaded.upsampler, loaded.text_encoder, dtype=arithmetic), {"model": loaded.hash}
 

@@ -75,13 +75,18 @@ def pairs(data: CaptionedImages, *, side: int, num: int) -> list[Pair]:
         factor, rest = divmod(real.shape[0], side)
         if rest or real.shape[0] != real.shape[1] or factor < 2 or factor & (factor - 1):
             continue
-        low = np.asarray(Image.fromarray(real).resize((side, side), Image.Resampling.BICUBIC))
-        found.append(Pair(sample.captions[0].text, *(_planes(one) for one in (real, low))))
+        found.append(reduced(sample.captions[0].text, real, side))
         if len(found) == num:
             break
     if len(found) < 2:
         raise DataError(f"{data.path}: holds fewer than 2 pictures of {2 * side} px or a power of two more")
     return found
+
+
+def reduced(caption: str, real: UInt8[np.ndarray, "H H 3"], side: int) -> Pair:
+    """A picture and the small one of it."""
+    low = np.asarray(Image.fromarray(real).resize((side, side), Image.Resampling.BICUBIC))
+    return Pair(caption, _planes(real), _planes(low))
 
 
 def measure(
