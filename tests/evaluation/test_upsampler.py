@@ -49,9 +49,15 @@ def items(tmp_path: Path) -> list[Pair]:
 
 def test_the_true_picture_is_perfect_and_anothers_is_not(items: list[Pair], random_lite0: Any) -> None:
     steps: list[int] = []
-    measured = measure(items, Oracle(items), FeatureNetwork(random_lite0), progress=steps.append)
+
+    def nearest(low: Tensor, factor: int) -> Tensor:
+        return low.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+
+    network = FeatureNetwork(random_lite0)
+    measured = measure(items, Oracle(items), network, others={"nearest": nearest}, progress=steps.append)
     assert len(steps) == 4
     ours, wrong, bicubic = (measured.scores[method] for method in (OURS, WRONG, BICUBIC))
+    assert bicubic.psnr > measured.scores["nearest"].psnr > wrong.psnr
     assert ours.psnr > 130
     assert ours.ssim == pytest.approx(1, abs=1e-3)  # in float32, of a variance that cancels
     assert ours.perceptual == pytest.approx(0, abs=1e-6)

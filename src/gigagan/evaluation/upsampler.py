@@ -4,7 +4,7 @@ Held-out pictures are reduced by Pillow's bicubic filter to the side that the ne
 own size. Axes: B pictures, H and W height and width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,8 @@ from gigagan.upsampling.enlarger import Enlarger, Request, Rows
 
 OURS, WRONG, BICUBIC, LANCZOS = "upsampler", "upsampler, another's caption", "bicubic", "Lanczos"
 METHODS = (OURS, WRONG, BICUBIC, LANCZOS)
+Method = Callable[[Tensor, int], Tensor]
+"""Of somebody else: uint8 [3, h, w] and a factor to uint8 [3, H, W]."""
 PROTOCOL = {
     "pictures": "the first --num of the split in an order fixed by its seed; reduced by Pillow's bicubic, enlarged to "
     "their own size, none larger than it",
@@ -94,22 +96,29 @@ def measure(
     enlarger: Enlarger,
     network: FeatureNetwork,
     *,
+    others: Mapping[str, Method] | None = None,
     shown: int = 8,
     progress: Callable[[int], object] = lambda pictures: None,
 ) -> Measured:
-    """All figures of all pictures; the first `shown` are kept. Raises MissingExtra without torchmetrics."""
+    """All figures of all pictures, of `others` as well; the first `shown` are kept.
+
+    Raises MissingExtra without torchmetrics.
+    """
     try:
         from torchmetrics.functional.image import structural_similarity_index_measure as ssim
     except ImportError:
         raise MissingExtra("torchmetrics", "eval") from None
-    values: dict[str, list[tuple[float, float, float, float]]] = {method: [] for method in METHODS}
-    pooled: dict[str, list[Tensor]] = {method: [] for method in (*METHODS, "real")}
+    others = others or {}
+    methods = (*METHODS, *others)
+    values: dict[str, list[tuple[float, float, float, float]]] = {method: [] for method in methods}
+    pooled: dict[str, list[Tensor]] = {method: [] for method in (*methods, "real")}
     rows: list[list[Image.Image]] = []
     for number, item in enumerate(items):
         target = network.network(to_float(item.real[None]), min_res=0)
         pooled["real"].append(target.pooled.cpu())
         other = items[(number + len(items) // 2) % len(items)].caption
         made = {method: _enlarged(method, item, enlarger, other) for method in METHODS}
+        made |= {name: method(item.low, item.real.shape[1] // item.low.shape[1]) for name, method in others.items()}
         for method, picture in made.items():
             seen = network.network(to_float(picture[None]), min_res=0)
             pooled[method].append(seen.pooled.cpu())
@@ -133,7 +142,7 @@ def _summary(
 ) -> Measured:
     real = torch.cat(pooled["real"])
     scores = {}
-    for method in METHODS:
+    for method in values:
         psnr, near, perceptual, consistency = (float(np.mean(column)) for column in zip(*values[method], strict=True))
         scores[method] = Scores(psnr, near, perceptual, frechet_distance(torch.cat(pooled[method]), real), consistency)
     wins = np.mean([own[2] < other[2] for own, other in zip(values[OURS], values[WRONG], strict=True)])
