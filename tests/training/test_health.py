@@ -114,5 +114,12 @@ def test_a_run_writes_them(tmp_path: Path) -> None:
     cfg = config.load("tiny", ["train.total_kimg=0.064", "train.kimg_per_tick=0.032"])
     loop.train(cfg, tmp_path / "run", device=CPU)
     row = json.loads((tmp_path / "run" / "stats.jsonl").read_text().splitlines()[0])
-    wanted = {"Health/match_gap", "Health/G/spread/4x4", "Gradients/G", "Gradients/D", "Logits/real/0_3"}
+    wanted = {
+        "Health/match_gap",
+        "Health/G/spread/4x4",
+        "Gradients/G",
+        "Gradients/D",
+        "Gradients/G/adv",
+        "Logits/real/0_3",
+    }
     assert wanted <= row.keys()

@@ -143,3 +143,40 @@ def test_missing_weights_are_one_line_and_nothing_is_written(tmp_path: Path, mon
         loop.train(config.load("tiny", ["loss.perceptual_weight=1"]), tmp_path / "run", device=CPU)
     assert not (tmp_path / "run").exists()
     assert checkpoint.latest_state(tmp_path / "run") is None
+
+
+def test_each_term_of_g_is_measured_alone_and_together_they_are_its_gradient(
+    cfg: RunConfig, batch: MicroBatch, random_lite0: EfficientNetLite
+) -> None:
+    tree = cfg.model_dump(mode="json")
+    tree["loss"] |= {"perceptual_weight": 0.5, "paired_l1_weight": 3.0, "match_weight_G": 0.7}
+    torch.manual_seed(0)
+    cfg = config.from_dict(tree)
+    state = TrainState(cfg, feature_dim=HashedText.feature_dim, device=CPU, image_network=random_lite0)
+    found = steps.term_gradients(state, batch)
+    names = {"adv", "match", "vision", "perceptual", "paired_l1"}
+    assert found.keys() == {f"Gradients/G/{name}" for name in names}
+    assert all(p.grad is None and not p.requires_grad for p in state.G.parameters())
+
+    weights = state.weights
+
+    def gradient(kept: set[str]) -> Tensor:
+        """Of a step in which only some terms have their weight."""
+        alone = weights._replace(
+            adv=weights.adv if kept & {"adv", "match"} else 0.0,
+            match_G=weights.match_G if "match" in kept else 0.0,
+            vision=weights.vision if "vision" in kept else 0.0,
+            perceptual=weights.perceptual if "perceptual" in kept else 0.0,
+            paired_l1=weights.paired_l1 if "paired_l1" in kept else 0.0,
+        )
+        with pytest.MonkeyPatch.context() as patch, updating(state.G, state.opt_G):
+            patch.setattr(TrainState, "weights", alone)
+            state.opt_G.zero_grad(set_to_none=True)
+            steps.generator_step(state, batch, share=1.0)
+        return torch.cat([torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in state.G.parameters()])
+
+    parts = {name: gradient({name}) for name in names - {"match"}}
+    parts["match"] = gradient({"adv", "match"}) - parts["adv"]
+    for name, part in parts.items():
+        assert found[f"Gradients/G/{name}"] == pytest.approx(float(part.norm()), rel=1e-3)
+    torch.testing.assert_close(sum(parts.values()), gradient(names), rtol=1e-3, atol=1e-5)

@@ -24,13 +24,13 @@ from gigagan.training.attempts import Attempts
 from gigagan.training.contrast import build_critics
 from gigagan.training.grids import SampleGrid, sample_grid
 from gigagan.training.guard import Guard, Verdict, Wishes, exchange
-from gigagan.training.health import alarms, examine
+from gigagan.training.health import PICTURES, alarms, examine
 from gigagan.training.micro_batches import micro_batches, other_captions
 from gigagan.training.resume import check_config, restore_or_init
 from gigagan.training.saving import Saver
 from gigagan.training.state import TrainState, updating
 from gigagan.training.stats import Stats
-from gigagan.training.steps import discriminator_step, generator_step
+from gigagan.training.steps import discriminator_step, generator_step, term_gradients
 
 log = logging.getLogger(__name__)
 
@@ -117,8 +117,7 @@ def _run(
             stream.close()
             stream = _open(state, dataset)
         elif verdict.tick and good:
-            examined = examine(state, next(micro_batches(state, batch, features, batch_gpu, phase=2)))
-            row = stats.tick(state.nimg, _counts(stream, guard) | examined)
+            row = stats.tick(state.nimg, _counts(stream, guard) | _examined(state, batch, features, batch_gpu))
             known_alarms = _sound(alarms(row, state.nimg / 1000), known_alarms)
             ticks += 1
             if ticks % cfg.train.checkpoint_ticks == 0:
@@ -143,6 +142,15 @@ def _open(state: TrainState, dataset: CaptionedImages) -> Batches:
     cfg = state.cfg
     order = {"seed": cfg.train.seed, "start_nimg": state.place, "rank": dist.rank(), "world": dist.world_size()}
     return batches(cfg.data, dataset, resolution=cfg.generator.resolution, batch=cfg.train.batch, **order)
+
+
+def _examined(
+    state: TrainState, batch: Batch, features: CaptionFeatures[TextFeatures], batch_gpu: int
+) -> dict[str, float]:
+    """Figures of a few pictures of the batch."""
+    others = other_captions(state, batch.captions)
+    few = next(micro_batches(state, batch, features, min(batch_gpu, PICTURES), phase=2, others=others))
+    return examine(state, few) | term_gradients(state, few)
 
 
 def _counts(stream: Batches, guard: Guard) -> dict[str, float]:

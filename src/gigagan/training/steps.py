@@ -12,10 +12,11 @@ from gigagan import losses
 from gigagan.config import LossConfig
 from gigagan.models.frozen import TextFeatures
 from gigagan.models.layers import image_pyramid, to_float
+from gigagan.training.health import length
 from gigagan.training.micro_batches import MicroBatch
 from gigagan.training.sharding import second_order
-from gigagan.training.state import TrainState
-from gigagan.training.vision import vision_judged, vision_judges
+from gigagan.training.state import TrainState, updating
+from gigagan.training.vision import Terms, vision_judged, vision_judges
 
 Stats = dict[str, Tensor]
 
@@ -85,47 +86,68 @@ def _judges(
 
 def generator_step(state: TrainState, batch: MicroBatch, *, share: float) -> Stats:
     """Gradients of G's loss on one micro-batch, `share` of the whole batch."""
-    weights = state.weights
+    w, pyramid = _generated(state, batch)
+    state.mean_style += w.detach().mean(dim=0) * share
+    terms = _generator_terms(state, batch, pyramid)
+    total = torch.stack([weight * value for weight, value in terms.values()]).sum()
+    (total * share).backward()
+    return {f"Loss/G/{name}": value.detach() for name, (_, value) in terms.items()}
+
+
+def term_gradients(state: TrainState, batch: MicroBatch) -> dict[str, float]:
+    """How hard each of G's terms pulls: the length of its gradient in G's parameters, times its weight.
+
+    A term whose length is a hundredth of another's is not in the game, whatever its weight says. Of a sharded or
+    compiled G nothing is measured.
+    """
+    if state.cfg.train.shard_G or state.cfg.train.compile:
+        return {}
+    with updating(state.G, state.opt_G):
+        terms = _generator_terms(state, batch, _generated(state, batch)[1])
+        parameters = [p for p in state.G.parameters() if p.requires_grad]
+        found = {}
+        for name, (weight, value) in terms.items():
+            gradients = torch.autograd.grad(weight * value, parameters, retain_graph=True, allow_unused=True)
+            found[f"Gradients/G/{name}"] = float(length([g for g in gradients if g is not None]))
+    return found
+
+
+def _generated(state: TrainState, batch: MicroBatch) -> tuple[Tensor, list[Tensor]]:
+    """Styles [B, S] and G's pyramid."""
     condition = state.G.text(batch.features)
     w = state.G.mapping(batch.z, condition.t_global)
-    state.mean_style += w.detach().mean(dim=0) * share
-    pyramid = state.synthesize(w, condition, *batch.given, dtype=state.dtype)
+    return w, state.synthesize(w, condition, *batch.given, dtype=state.dtype)
 
+
+def _generator_terms(state: TrainState, batch: MicroBatch, pyramid: list[Tensor]) -> Terms:
+    """All that G is told of its pictures."""
+    weights = state.weights
     shown = batch.shown(pyramid[: state.D.num_levels])
-    total, stats = torch.zeros((), device=w.device), Stats()
-    if weights.adv:
-        adv, stats = _adversarial(state, batch, shown)
-        total = total + weights.adv * adv
+    terms = _adversarial(state, batch, shown) if weights.adv else {}
     if state.image_network is not None:
-        judged, vision_stats = vision_judged(state, batch, shown[0])
-        total = total + judged
-        stats |= vision_stats
+        terms |= vision_judged(state, batch, shown[0])
     if weights.paired_l1:
         paired = losses.paired_l1(pyramid, image_pyramid(to_float(batch.img), levels=len(pyramid)))
-        total = total + weights.paired_l1 * paired
-        stats["Loss/G/paired_l1"] = paired.detach()
-    (total * share).backward()
-    return stats
+        terms["paired_l1"] = weights.paired_l1, paired
+    return terms
 
 
-def _adversarial(state: TrainState, batch: MicroBatch, shown: list[Tensor]) -> tuple[Tensor, Stats]:
+def _adversarial(state: TrainState, batch: MicroBatch, shown: list[Tensor]) -> Terms:
     """What D says of G's pictures under their own captions and, where it has a weight, under others'."""
     loss, weights = state.cfg.loss, state.weights
     exits = state.phi(shown, dtype=state.dtype)
     with torch.no_grad():
         t_D = state.D.text(batch.features).t_global
     adv = _sum(state.D.judge(exits, t_D), losses.loss_real, loss, loss.intermediate_adv_weight).mean()
-    total, stats = adv, {"Loss/G/adv": adv.detach()}
+    terms: Terms = {"adv": (weights.adv, adv)}
     if weights.match_G:
         # Unstated: G's side of the matching loss; the non-saturating counterpart of D's (paper.md 5.2, reading A), a
         # key sets B, a weight of 0 is C.
         logits = state.D.judge(exits, t_D[batch.other])
         sense = losses.loss_real if loss.match_G == "raise" else losses.loss_generated
         pairs = _sum(logits, sense, loss, loss.intermediate_match_weight)
-        match = losses.mean_where(pairs, batch.has_other)
-        total = total + weights.match_G * match
-        stats["Loss/G/match"] = match.detach()
-    return total, stats
+        terms["match"] = weights.adv * weights.match_G, losses.mean_where(pairs, batch.has_other)
+    return terms
 
 
 def _r1(state: TrainState, pyramid: list[Tensor], features: TextFeatures, count: int) -> Tensor:

@@ -15,6 +15,8 @@ from gigagan.training.micro_batches import MicroBatch
 from gigagan.training.state import TrainState
 
 Stats = dict[str, Tensor]
+Terms = dict[str, tuple[float, Tensor]]
+"""What a loss is the sum of: weight and value, by name."""
 
 
 def vision_judges(
@@ -41,30 +43,25 @@ def vision_judges(
     return total, stats
 
 
-def vision_judged(state: TrainState, batch: MicroBatch, generated: Tensor) -> tuple[Tensor, Stats]:
+def vision_judged(state: TrainState, batch: MicroBatch, generated: Tensor) -> Terms:
     """G's terms: what V says of its pictures, whether each fits its caption, how far it is from the real one of it."""
     weights = state.weights
     seen = _look(state, generated)
-    total, stats = torch.zeros((), device=generated.device), {}
+    terms: Terms = {}
     if state.V is not None:
         with torch.no_grad():
             t = state.V.text(batch.features).t_global
         adv = _mean(state.V.judge(state.V.look(seen.maps), t), losses.loss_real).mean()
-        total = total + weights.vision * adv
-        stats["Loss/G/vision"] = adv.detach()
+        terms["vision"] = weights.vision, adv
     if weights.clip:
-        clip = _clip_contrastive(state, state.contrast, batch, seen)
-        total = total + weights.clip * clip
-        stats["Loss/G/clip"] = clip.detach()
+        terms["clip"] = weights.clip, _clip_contrastive(state, state.contrast, batch, seen)
     if weights.perceptual:
         # Deviation: not in the paper's base model; on a small set it says what a caption looks like.
         real = batch.shown([to_float(batch.img)])[0]
         with torch.no_grad():
             target = _look(state, real).maps
-        distance = losses.perceptual_distance(seen.maps, target).mean()
-        total = total + weights.perceptual * distance
-        stats["Loss/G/perceptual"] = distance.detach()
-    return total, stats
+        terms["perceptual"] = weights.perceptual, losses.perceptual_distance(seen.maps, target).mean()
+    return terms
 
 
 def _clip_contrastive(state: TrainState, contrast: Contrast | None, batch: MicroBatch, seen: ImageFeatures) -> Tensor:
