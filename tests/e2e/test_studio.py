@@ -118,7 +118,7 @@ def test_generate_keep_a_seed_and_download(visit: Visit, tmp_path: Path) -> None
     said = read_info(path)
     assert (said["prompt"], said["seed"], said["psi"]) == ("a flat icon of a green leaf", seed, "0.7")
     with Image.open(path) as image:
-        assert image.size == (64, 64)
+        assert image.size == (512, 512)
 
     visit.fill("prompt", "a flat icon of a blue leaf")
     visit.page.locator("#go").click()
@@ -192,6 +192,22 @@ def test_style_table(visit: Visit) -> None:
     visit.told("the table is empty")
 
 
+def test_upsample_a_picture_of_ones_own(visit: Visit, tmp_path: Path) -> None:
+    small = tmp_path / "boat.png"
+    Image.effect_noise((40, 30), 60).convert("RGB").save(small)
+    visit.tab("Upsample")
+    visit.page.locator("#upsample-go").click()
+    visit.told("no picture came")
+    visit.page.locator("#small input[type=file]").set_input_files(small)
+    visit.page.locator("#small img").wait_for()
+    visit.page.locator("#upsample-go").click()
+    path = visit.download("large-download", tmp_path)
+    assert path.name.endswith("-4x.png")
+    with Image.open(path) as image:
+        assert image.size == (160, 120)
+    visit.wait("document.querySelector('#compared img')?.naturalWidth == 160")
+
+
 @pytest.mark.parametrize("kind", ["webp", "mp4"])
 def test_video(visit: Visit, tmp_path: Path, kind: str) -> None:
     if kind == "mp4":
@@ -204,9 +220,9 @@ def test_video(visit: Visit, tmp_path: Path, kind: str) -> None:
     if kind == "webp":
         with Image.open(path) as image:
             assert image.n_frames == 40  # type: ignore[attr-defined]
-        visit.wait("document.querySelector('#film img')?.naturalWidth == 256")
+        visit.wait("document.querySelector('#film img')?.naturalWidth == 512")
     else:
-        visit.wait("document.querySelector('video')?.videoWidth == 256")
+        visit.wait("document.querySelector('video')?.videoWidth == 512")
 
 
 def test_model_card(visit: Visit) -> None:
@@ -240,11 +256,12 @@ def test_every_tab_at_desktop_and_phone_width(browser: Any, address: str, device
     visit.wait("document.querySelectorAll('#pictures img').length == 16")
     print(f"sixteen pictures on the page: {time.monotonic() - started:.2f} s")
     for name, button, ready in (
-        ("Generate", "#pictures button.thumbnail-item", "document.querySelector('#chosen img')?.naturalWidth == 64"),
-        ("Mix", "", "document.querySelector('#mixed img')?.naturalWidth == 64"),
+        ("Generate", "#pictures button.thumbnail-item", "document.querySelector('#chosen img')?.naturalWidth == 512"),
+        ("Mix", "", "document.querySelector('#mixed img')?.naturalWidth == 512"),
         ("Explore", "", "document.querySelector('#pad img')?.naturalWidth == 512"),
         ("Style table", "#table-go", "document.querySelector('#sheet img')?.naturalWidth > 1200"),
-        ("Video", "#film-go", "document.querySelector('#film img')?.naturalWidth == 256"),
+        ("Upsample", "", "true"),
+        ("Video", "#film-go", "document.querySelector('#film img')?.naturalWidth == 512"),
         ("Model card", "", "true"),
     ):
         visit.tab(name)

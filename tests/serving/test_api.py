@@ -61,7 +61,7 @@ def test_the_official_client_gets_the_pipelines_pictures(client: openai.OpenAI, 
     answer = client.images.generate(prompt=APPLE, n=3, size="64x64", model="emoji", extra_body={"seeds": [7, 0, 9]})
     answer = type(answer).model_validate(answer.model_dump(), strict=True)
     assert answer.data is not None
-    for one, image in zip(answer.data, pipe(APPLE, seeds=[7, 0, 9]).images, strict=True):
+    for one, image in zip(answer.data, pipe(APPLE, seeds=[7, 0, 9]).level(64), strict=True):
         assert np.array_equal(pixels(one.b64_json), np.asarray(image))
     assert [one.seed for one in answer.data] == [7, 0, 9]  # type: ignore[attr-defined]
     assert (answer.size, answer.output_format, answer.background) == ("64x64", "png", "opaque")
@@ -92,7 +92,7 @@ def test_every_format_says_that_a_machine_drew_it(client: openai.OpenAI, kind: A
     answer = client.images.generate(prompt=APPLE, output_format=kind, extra_body=body)
     assert answer.data
     image = decoded(answer.data[0].b64_json)
-    assert (image.format, image.size) == (kind.upper(), (64, 64))
+    assert (image.format, image.size) == (kind.upper(), (512, 512))
     path = tmp_path / f"x.{kind}"
     path.write_bytes(base64.b64decode(answer.data[0].b64_json or ""))
     assert SOURCE_TYPE.encode() in path.read_bytes()
@@ -135,7 +135,7 @@ def test_a_stream_is_the_pyramid_and_ends_in_completed(client: openai.OpenAI, pi
     output = pipe(APPLE, seeds=[4, 5])
     for n, event in enumerate(events):
         strict = type(event).model_validate(event.model_dump(), strict=True)
-        side = (16, 32, 64)[n % 3]
+        side = (128, 256, 512)[n % 3]
         assert strict.size == f"{side}x{side}"
         assert np.array_equal(pixels(event.b64_json), np.asarray(output.level(side)[n // 3]))
     assert [event.partial_image_index for event in events[:2]] == [0, 1]  # type: ignore[union-attr]

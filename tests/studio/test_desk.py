@@ -61,6 +61,16 @@ def test_pictures_are_the_pipelines_and_say_so(desk: Desk, pipe: Pipeline) -> No
         assert path.name == f"seed-{seed}.png"
 
 
+def test_a_picture_is_drawn_larger_when_it_is_chosen(large_pipe: Pipeline, pipe: Pipeline, tmp_path: Path) -> None:
+    desk = Desk(large_pipe, tmp_path)
+    (path,) = desk.pictures("x", [3], 0.6)
+    assert np.array_equal(pixels(path), np.asarray(pipe("x", seeds=3, truncation_psi=0.6).images[0]))
+    large = desk.full_size(path)
+    assert np.array_equal(pixels(large), np.asarray(large_pipe("x", seeds=3, truncation_psi=0.6).images[0]))
+    assert (read_info(large)["seed"], read_info(large)["psi"], large.name) == ("3", "0.6", "seed-3.png")
+    assert Desk(pipe, tmp_path).full_size(path) == path
+
+
 def test_mixes_go_from_one_prompt_to_the_other(desk: Desk, pipe: Pipeline) -> None:
     paths = desk.mixes("a red apple", "x", 4, 0.7)
     assert len(paths) == 4

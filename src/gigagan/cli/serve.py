@@ -87,7 +87,7 @@ def serve(
     logging.getLogger("gigagan").setLevel(logging.INFO)
     service = Service(
         Path(model).resolve().name,
-        {"path": model, "device": device, "dtype": dtype, "upsampled": False},
+        {"path": model, "device": device, "dtype": dtype},
         Limits(queue=queue, per_key=per_key, prompt_chars=max_prompt),
         safety=checker,
         log_prompts=log_prompts,

@@ -37,31 +37,41 @@ def answer(pipe: Pipeline, items: Sequence[Item]) -> list[Answer]:
 
 
 def _answer(pipe: Pipeline, items: Sequence[Item]) -> list[Answer]:
-    found: list[Latents | Answer] = []
-    for item in items:
+    answers: dict[int, Answer] = {}
+    small: dict[int, Latents] = {}
+    large: dict[int, Latents] = {}
+    for n, item in enumerate(items):
         try:
-            found.append(_points(pipe, item))
+            point = _points(pipe, item)
         except GigaGANError as error:
-            found.append(Answer(refusal=str(error)))
-    drawable = [latents for latents in found if isinstance(latents, Latents)]
-    if not drawable:
-        return [one for one in found if isinstance(one, Answer)]
-    levels = {level.shape[-1]: level.permute(0, 2, 3, 1) for level in pipe.draw(Latents.join(drawable))}
-    answers = []
-    start = 0
-    for item, one in zip(items, found, strict=True):
-        if isinstance(one, Answer):
-            answers.append(one)
+            answers[n] = Answer(refusal=str(error))
             continue
+        # The upsampler costs many times the generator: it draws for those alone who asked for its size.
+        if point.enlarged is not None and max(item.resolutions) > pipe.generator.cfg.resolution:
+            large[n] = point
+        else:
+            small[n] = point.base
+    for group in (small, large):
+        if group:
+            answers |= _drawn(pipe, items, group)
+    return [answers[n] for n in range(len(items))]
+
+
+def _drawn(pipe: Pipeline, items: Sequence[Item], group: dict[int, Latents]) -> dict[int, Answer]:
+    """The pictures of some of the items, drawn together."""
+    levels = {level.shape[-1]: level.permute(0, 2, 3, 1) for level in pipe.draw(Latents.join(list(group.values())))}
+    answers, start = {}, 0
+    for n, point in group.items():
+        item = items[n]
         pictures = [
-            (side, levels[side][n].contiguous().numpy().tobytes())
-            for n in range(start, start + len(one))
+            (side, levels[side][place].contiguous().numpy().tobytes())
+            for place in range(start, start + len(point))
             for side in item.resolutions
         ]
-        start += len(one)
+        start += len(point)
         prompts = [item.prompt, *([item.fine_prompt] if item.fine_prompt else [])]
         warnings = [message for prompt in prompts if (message := pipe.cut(prompt))]
-        answers.append(Answer(pictures, sum(map(pipe.text_encoder.count_tokens, prompts)), "; ".join(warnings)))
+        answers[n] = Answer(pictures, sum(map(pipe.text_encoder.count_tokens, prompts)), "; ".join(warnings))
     return answers
 
 

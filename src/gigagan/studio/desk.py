@@ -19,7 +19,7 @@ from gigagan.editing.film import timeline
 from gigagan.editing.video import check_video, write_video
 from gigagan.errors import ConfigError, PromptError
 from gigagan.grid import labelled_grid
-from gigagan.metadata import PictureInfo, png_bytes, sheet_bytes
+from gigagan.metadata import PictureInfo, png_bytes, read_info, sheet_bytes
 from gigagan.models.latents import Latents
 from gigagan.pipeline import Pipeline, check_psi, check_seed, to_pil
 from gigagan.upsampling import files
@@ -67,14 +67,26 @@ class Desk:
         return self.pipe.generator.num_ws
 
     def pictures(self, prompt: str, seeds: Sequence[int], psi: float) -> list[Path]:
-        """A file for each seed. Raises PromptError and ConfigError as the pipeline does."""
+        """A file for each seed, of the generator alone. Raises PromptError and ConfigError as the pipeline does."""
         if not 0 < len(seeds) <= MAX_PICTURES:
             raise ConfigError(f"{len(seeds)} pictures came; at most {MAX_PICTURES} at once")
         prompt = self._prompt(prompt)
+        z = self.pipe.z(seeds)
         with self._turn:
-            output = self.pipe(prompt, seeds=seeds, truncation_psi=psi)
-        infos = [self.pipe.info(prompt, seed, psi, output.resolutions[0]) for seed in output.seeds]
-        return [self._keep(f"seed-{i.seed}.png", png_bytes(p, i)) for p, i in zip(output.images, infos, strict=True)]
+            points = self.pipe.latents([prompt] * len(seeds), z, check_psi(psi)).base
+            images = to_pil(self.pipe.draw(points)[0])
+        infos = [self.pipe.info(prompt, seed, psi, self.pipe.generator.cfg.resolution) for seed in seeds]
+        return [self._keep(f"seed-{i.seed}.png", png_bytes(p, i)) for p, i in zip(images, infos, strict=True)]
+
+    def full_size(self, picture: Path) -> Path:
+        """A file of `pictures` drawn as large as the model can."""
+        if self.pipe.upsampler is None:
+            return picture
+        said = read_info(picture)
+        prompt, seed, psi = said["prompt"], int(said["seed"]), float(said["psi"])
+        with self._turn:
+            (image,) = self.pipe(prompt, seeds=[seed], truncation_psi=psi).images
+        return self._keep(picture.name, png_bytes(image, self.pipe.info(prompt, seed, psi, self.pipe.resolution)))
 
     def mixes(self, coarse: str, fine: str, seed: int, psi: float) -> list[Path]:
         """A file for each boundary, from all fine to all coarse."""

@@ -155,7 +155,8 @@ def _generate(desk: Desk) -> None:
         seeds = [seed for seed in (part.strip() for part in kept.split(",")) if seed]
         seed = label.removeprefix("seed ")
         seeds = [*seeds, seed] if seed not in seeds else seeds
-        return ", ".join(seeds), path, gr.DownloadButton(value=path, interactive=True)
+        large = str(desk.full_size(Path(path)))
+        return ", ".join(seeds), large, gr.DownloadButton(value=large, interactive=True)
 
     def go_back(history: list[Any], event: gr.SelectData) -> tuple[Any, ...]:
         prompt, psi, pictures = history[event.index]
