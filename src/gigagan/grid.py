@@ -28,20 +28,22 @@ def labelled_grid(
     """
     assert len(images) == len(rows), (len(images), len(rows))
     assert all(len(row) == len(columns) for row in images), [len(row) for row in images]
-    font = _font([*rows, *columns])
     cell = _cell(images)
+    em = _em(cell)
+    font = _font([*rows, *columns], em)
     step = cell + MARGIN_PX
-    top = FONT_PX + 2 * MARGIN_PX
-    left = LABEL_PX + 2 * MARGIN_PX
-    sheet, draw = _sheet(left + step * len(columns), top + step * len(rows))
+    label_px = LABEL_PX * em // FONT_PX
+    top = em + 2 * MARGIN_PX
+    left = label_px + 2 * MARGIN_PX
+    sheet, draw = _sheet(left + step * len(columns), top + step * len(rows), em)
     for x, label in enumerate(columns):
         draw.text((left + x * step, MARGIN_PX), _wrapped(label, cell, 1, font), fill=INK, font=font)
     for y, (label, row) in enumerate(zip(rows, images, strict=True)):
-        text = _wrapped(label, LABEL_PX, cell // (FONT_PX + 4), font)
+        text = _wrapped(label, label_px, cell // (em + 4), font)
         draw.multiline_text((MARGIN_PX, top + y * step), text, fill=INK, font=font)
         for x, image in enumerate(row):
             sheet.paste(_enlarged(image, cell, enlarge), (left + x * step, top + y * step))
-    _foot(draw, sheet, images, cell, enlarge, font)
+    _foot(draw, sheet, images, cell, enlarge, font, em)
     return sheet
 
 
@@ -49,30 +51,36 @@ def captioned_sheet(images: Sequence[Image.Image], captions: Sequence[str], *, e
     """A sheet of one picture a caption, its caption beneath; as wide as divides the pictures well."""
     assert len(images) == len(captions), (len(images), len(captions))
     assert images
-    font = _font(captions)
     cell, lines = _cell([images]), 3
+    em = _em(cell)
+    font = _font(captions, em)
     width = next((n for n in range(10, 5, -1) if len(images) % n == 0), min(len(images), 8))
-    step_x, step_y = cell + MARGIN_PX, cell + lines * (FONT_PX + 4) + 2 * MARGIN_PX
-    sheet, draw = _sheet(MARGIN_PX + width * step_x, MARGIN_PX + -(-len(images) // width) * step_y)
+    step_x, step_y = cell + MARGIN_PX, cell + lines * (em + 4) + 2 * MARGIN_PX
+    sheet, draw = _sheet(MARGIN_PX + width * step_x, MARGIN_PX + -(-len(images) // width) * step_y, em)
     for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
         x, y = MARGIN_PX + number % width * step_x, MARGIN_PX + number // width * step_y
         sheet.paste(_enlarged(image, cell, enlarge), (x, y))
         draw.multiline_text((x, y + cell + 3), _wrapped(caption, cell, lines, font), fill=INK, font=font)
-    _foot(draw, sheet, [images], cell, enlarge, font)
+    _foot(draw, sheet, [images], cell, enlarge, font, em)
     return sheet
 
 
-def _font(labels: Sequence[str]) -> Font:
+def _em(cell: int) -> int:
+    """Size of the letters: they grow with cells above 256 px, and are as legible when a large sheet is shown small."""
+    return max(FONT_PX, FONT_PX * cell // 256)
+
+
+def _font(labels: Sequence[str], em: int) -> Font:
     """Pillow's own font, which is always there; for more than ASCII one of the system's, if it has one."""
     if not all(label.isascii() for label in labels):
         for name in SYSTEM_FONTS:
             with suppress(OSError):
-                return ImageFont.truetype(name, FONT_PX)
-    return ImageFont.load_default(FONT_PX)
+                return ImageFont.truetype(name, em)
+    return ImageFont.load_default(em)
 
 
-def _sheet(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    sheet = Image.new("RGB", (width, height + FONT_PX + 2 * MARGIN_PX), PAPER)
+def _sheet(width: int, height: int, em: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    sheet = Image.new("RGB", (width, height + em + 2 * MARGIN_PX), PAPER)
     return sheet, ImageDraw.Draw(sheet)
 
 
@@ -93,11 +101,12 @@ def _foot(
     cell: int,
     enlarge: str,
     font: Font,
+    em: int,
 ) -> None:
     sides = sorted({image.width for row in images for image in row})
     told = ", ".join(f"{side} px" for side in sides)
     shown = f"Pictures of {told}" + ("" if sides == [cell] else f", shown at {cell} px ({enlarge})")
-    place = (MARGIN_PX, sheet.height - FONT_PX - MARGIN_PX)
+    place = (MARGIN_PX, sheet.height - em - MARGIN_PX)
     draw.text(place, _wrapped(shown, sheet.width - 2 * MARGIN_PX, 1, font), fill=FAINT, font=font)
 
 
