@@ -22,6 +22,9 @@ TUNE = "gigagan train emoji64 --run-dir runs/mine data.path=my-pictures init=emo
 
 FEW = ("cat", "green-apple", "house", "rainbow", "red-apple", "rocket", "scissors", "star", "strawberry", "sunflower")
 
+FRUIT = 'gigagan video "a red apple" "a blue heart" "a green leaf" --loop --seconds 1 --out fruit.webp'
+FACE = 'gigagan video "a smiling face" --seeds 0-3 --psi 1 --loop --fps 12 --out face.gif'
+
 SCALE = {
     "README.md": {
         "gigagan data emoji --out data/emoji --resolution 64": (
@@ -41,7 +44,10 @@ SCALE = {
             "gigagan evaluate runs/mine/model --data my-pictures --num 18"
         ),
     },
-    "docs/editing.md": {},
+    "docs/editing.md": {
+        FRUIT: FRUIT.replace("--seconds 1", "--seconds 1 --fps 2"),
+        FACE: FACE.replace("--fps 12", "--fps 2"),
+    },
     "docs/serving.md": {},
 }
 
