@@ -24,11 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gigagan.checkpoint import load_model
-from gigagan.data.dataset import open_dataset
 from gigagan.data.weights import CACHE
 from gigagan.evaluation.features import FeatureNetwork
-from gigagan.evaluation.photographs import photographs
-from gigagan.evaluation.upsampler import measure, pairs, reduced, table
+from gigagan.evaluation.upsampler import held_out, measure, table
 from gigagan.models.frozen import load_efficientnet_lite
 from gigagan.models.layers import to_float, to_uint8
 from gigagan.upsampling.enlarger import Enlarger, Request, Rows
@@ -121,11 +119,7 @@ def main() -> None:
     loaded = load_model(arguments.model, discriminator=False)
     assert loaded.upsampler is not None
     cfg = loaded.upsampler.cfg
-    if arguments.data == "photographs":
-        items = [reduced(one.caption, one.image, cfg.input_resolution) for one in photographs()[: arguments.num]]
-    else:
-        data = open_dataset(Path(arguments.data), split="test_pair", resolution=cfg.resolution, enlarge=False)
-        items = pairs(data, side=cfg.input_resolution, num=arguments.num)
+    items = held_out(Path(arguments.data), split="test_pair", cfg=cfg, num=arguments.num)
     with _package() as archive:
         networks = {factor: Esrgan(archive, factor) for factor in (2, 4, 8)}
 

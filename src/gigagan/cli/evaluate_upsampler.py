@@ -7,7 +7,6 @@ import click
 from gigagan.cli.files import check_folders, write_whole
 from gigagan.errors import ConfigError
 
-PHOTOGRAPHS = "photographs"
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -40,11 +39,9 @@ def evaluate_upsampler(
     from tqdm import tqdm
 
     from gigagan.checkpoint import load_model
-    from gigagan.data.dataset import open_dataset
     from gigagan.data.weights import fetch
     from gigagan.evaluation import upsampler as evaluation
     from gigagan.evaluation.features import FeatureNetwork
-    from gigagan.evaluation.photographs import photographs
     from gigagan.grid import labelled_grid
     from gigagan.models.frozen import load_efficientnet_lite
     from gigagan.upsampling.enlarger import Enlarger
@@ -53,17 +50,13 @@ def evaluate_upsampler(
     if loaded.upsampler is None:
         raise ConfigError(f"{model}: holds no upsampler; give one that does")
     cfg = loaded.upsampler.cfg
-    if str(data_path) == PHOTOGRAPHS:
-        split = "all"
-        items = [evaluation.reduced(one.caption, one.image, cfg.input_resolution) for one in photographs()[:num]]
-    else:
-        data = open_dataset(data_path, split=split, resolution=cfg.resolution, enlarge=False)
-        items = evaluation.pairs(data, side=cfg.input_resolution, num=num)
+    items = evaluation.held_out(data_path, split=split, cfg=cfg, num=num)
     fetch("lite1", progress=True)
     network = FeatureNetwork(load_efficientnet_lite("lite1"))
     with tqdm(total=len(items), unit="picture", disable=None) as bar:
         enlarger = Enlarger(loaded.upsampler, loaded.text_encoder)
         measured = evaluation.measure(items, enlarger, network, progress=bar.update)
+    split = "all" if str(data_path) == evaluation.PHOTOGRAPHS else split
     about = {"model": model, "model_hash": loaded.hash, "data": str(data_path), "split": split, "num": len(items)}
     if json_path is not None:
         scores = {method: asdict(one) for method, one in measured.scores.items()}

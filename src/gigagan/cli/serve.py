@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from gigagan.cli.cells import DEVICE, MODEL
-from gigagan.cli.ui import LOOPBACK
 from gigagan.errors import ConfigError, MissingExtra
+from gigagan.listening import LOOPBACK, names
 
 if TYPE_CHECKING:
     from gigagan.serving.safety import SafetyChecker
@@ -73,7 +73,6 @@ def serve(
             raise ConfigError(f"a key has {len(key)} characters; expected at least {MIN_KEY}, printable ASCII")
     checker = _checker(safety) if safety else None
     try:
-        from gigagan.serving.app import LOOPBACK as HOSTS
         from gigagan.serving.limits import Limits
         from gigagan.serving.server import Server
         from gigagan.serving.server import serve as run
@@ -93,8 +92,7 @@ def serve(
         log_prompts=log_prompts,
         threads=os.cpu_count() or 2,
     )
-    hosts = HOSTS if host in LOOPBACK else ()
-    run(Server(service, hosts=hosts, keys=keys), host, port, lambda address: print(address, flush=True))
+    run(Server(service, hosts=names(host), keys=keys), host, port, lambda address: print(address, flush=True))
 
 
 def _checker(place: str) -> "SafetyChecker":

@@ -6,8 +6,8 @@ import click
 
 from gigagan.cli.cells import DEVICE, MODEL
 from gigagan.errors import ConfigError
+from gigagan.listening import LOOPBACK, names
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MIN_PASSWORD = 8
 
 
@@ -48,6 +48,5 @@ def ui(host: str, port: int, password: str | None, model: str, device: str) -> N
         pipe = Pipeline.from_pretrained(model, device=device)
         card = find_model(model) / "README.md"
         text = card.read_text(encoding="utf-8") if card.is_file() else "This model has no card."
-        hosts = app.LOOPBACK if host in LOOPBACK else ()
-        studio = app.make_app(pipe, Path(folder), text, hosts=hosts, password=password or "")
+        studio = app.make_app(pipe, Path(folder), text, hosts=names(host), password=password or "")
         app.serve(studio, host, port, lambda address: print(address, flush=True))

@@ -6,6 +6,7 @@ own size. Axes: B pictures, H and W height and width.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,15 +14,18 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from gigagan.data.dataset import CaptionedImages
+from gigagan.config import UpsamplerConfig
+from gigagan.data.dataset import CaptionedImages, open_dataset
 from gigagan.errors import DataError, MissingExtra
 from gigagan.evaluation.distances import frechet_distance
 from gigagan.evaluation.features import FeatureNetwork, on_white, perceptual_distance
+from gigagan.evaluation.photographs import photographs
 from gigagan.models.layers import to_float, to_uint8
 from gigagan.upsampling.enlarger import Enlarger, Request, Rows
 
 OURS, WRONG, BICUBIC, LANCZOS = "upsampler", "upsampler, another's caption", "bicubic", "Lanczos"
 METHODS = (OURS, WRONG, BICUBIC, LANCZOS)
+PHOTOGRAPHS = "photographs"
 Method = Callable[[Tensor, int], Tensor]
 """Of somebody else: uint8 [3, h, w] and a factor to uint8 [3, H, W]."""
 PROTOCOL = {
@@ -65,6 +69,14 @@ class Measured:
     own_caption_wins: float
     rows: list[list[Image.Image]]
     captions: list[str]
+
+
+def held_out(place: Path, *, split: str, cfg: UpsamplerConfig, num: int) -> list[Pair]:
+    """At most `num` pairs of a data set's split, or of all the photographs where `place` is PHOTOGRAPHS."""
+    if str(place) == PHOTOGRAPHS:
+        return [reduced(one.caption, one.image, cfg.input_resolution) for one in photographs()[:num]]
+    data = open_dataset(place, split=split, resolution=cfg.resolution, enlarge=False)
+    return pairs(data, side=cfg.input_resolution, num=num)
 
 
 def pairs(data: CaptionedImages, *, side: int, num: int) -> list[Pair]:

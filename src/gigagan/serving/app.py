@@ -10,19 +10,19 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
 from gigagan import __version__
+from gigagan.listening import OWN_NAMES
 from gigagan.serving import generation
 from gigagan.serving.api_error import BUG, ApiError
 from gigagan.serving.gate import Gate
 from gigagan.serving.service import Service
 
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 NO_MODEL = "is no model here"
 
 
 def make_app(
     service: Service,
     *,
-    hosts: Sequence[str] = LOOPBACK,
+    hosts: Sequence[str] = OWN_NAMES,
     keys: Sequence[str] = (),
     stopped: Callable[[BaseException | None], None] = lambda error: None,
 ) -> Gate:

@@ -6,17 +6,12 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from gigagan.listening import App, Message, Receive, Send, without_port
 from gigagan.serving.api_error import BUG, ApiError
 from gigagan.serving.limits import Limits
 from gigagan.serving.metrics import Metrics
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 OPEN = "/health/live"
 """The one route that needs no key."""
@@ -91,7 +86,7 @@ class Gate:
     def _admit(self, scope: Message) -> bytes:
         """The key of a request that may come in. Raises ApiError."""
         headers = dict(scope["headers"])
-        if self.hosts and _name(headers.get(b"host", b"")) not in self.hosts:
+        if self.hosts and without_port(headers.get(b"host", b"")) not in self.hosts:
             raise ApiError(421, "wrong_host", "this server goes by another name; use its address as it printed it")
         if not self.keys or scope["path"] == OPEN:
             return b""
@@ -134,8 +129,3 @@ class _Answer:
         length = (b"content-length", str(len(error.content)).encode())
         await self.send({"type": "http.response.start", "status": error.status, "headers": [*headers, length]})
         await self.send({"type": "http.response.body", "body": error.content})
-
-
-def _name(host: bytes) -> bytes:
-    """A Host header without its port."""
-    return host.partition(b"]")[0] + b"]" if host.startswith(b"[") else host.partition(b":")[0]

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import signal
-import socket
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from gigagan.errors import ConfigError
+from gigagan.listening import listen
 from gigagan.serving.app import make_app
 from gigagan.serving.limits import MAX_HEADER_BYTES
 from gigagan.serving.service import Service
@@ -111,22 +110,12 @@ def serve(server: Server, host: str, port: int, ready: Callable[[str], None]) ->
 
     Raises ConfigError where the address can't be had, CheckpointError where the model can't.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Without its protocol asyncio doesn't set TCP_NODELAY, and each answer waits 40 ms for the client's ACK.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise ConfigError(f"{host} port {port}: {error.strerror or error}; give another --host or --port") from None
-    shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{listener.getsockname()[1]}/v1"
+    listener, address = listen(host, port)
 
     async def announce() -> None:
         while not server.service.batcher.ready:
             await asyncio.sleep(POLL_SEC)
-        ready(address)
+        ready(f"{address}/v1")
 
     async def run() -> None:
         announcing = asyncio.create_task(announce())

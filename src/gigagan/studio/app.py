@@ -5,19 +5,21 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from gigagan.errors import ConfigError, GigaGANError, MissingExtra
+from gigagan.errors import GigaGANError, MissingExtra
+from gigagan.listening import OWN_NAMES, listen
 from gigagan.pipeline import Pipeline
 from gigagan.studio.desk import Desk
 from gigagan.studio.gate import Gate
 from gigagan.studio.page import asset, build
 
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 MAX_FRAME_PX = 1024
 FONTS = ["system-ui", "sans-serif"]
 MONO = ["ui-monospace", "monospace"]
 
 
-def make_app(pipe: Pipeline, folder: Path, card: str, *, hosts: tuple[str, ...] = LOOPBACK, password: str = "") -> Gate:
+def make_app(
+    pipe: Pipeline, folder: Path, card: str, *, hosts: tuple[str, ...] = OWN_NAMES, password: str = ""
+) -> Gate:
     """The studio, ASGI. `folder`: where its files may lie, and Gradio's cache is in it (GRADIO_TEMP_DIR).
 
     Raises MissingExtra without gradio.
@@ -66,23 +68,14 @@ def serve(app: Gate, host: str, port: int, ready: Callable[[str], None]) -> None
     """
     import uvicorn
 
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise ConfigError(f"{host} port {port}: {error.strerror or error}; give another --host or --port") from None
-    shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{listener.getsockname()[1]}/"
+    listener, address = listen(host, port)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3))
     own_startup = server.startup
 
     async def startup(sockets: list[socket.socket] | None = None) -> None:
         await own_startup(sockets)
         if server.started:
-            ready(address)
+            ready(f"{address}/")
 
     server.startup = startup  # type: ignore[method-assign]
     with listener:

@@ -2,13 +2,9 @@
 
 import base64
 import hmac
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
+from gigagan.listening import App, Message, Receive, Send, without_port
 
 # Scripts and styles in the page are Gradio's own; nothing but this server may be asked for anything.
 POLICY = (
@@ -37,7 +33,7 @@ class Gate:
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        if self.hosts and _name(headers.get(b"host", b"")) not in self.hosts:
+        if self.hosts and without_port(headers.get(b"host", b"")) not in self.hosts:
             await _refuse(send, 421, b"this server goes by another name", [])
         elif self.password and not self._knows(headers.get(b"authorization", b"")):
             ask = (b"www-authenticate", b'Basic realm="gigagan", charset="UTF-8"')
@@ -52,11 +48,6 @@ class Gate:
         except ValueError:
             return False
         return kind.lower() == b"basic" and hmac.compare_digest(password, self.password)
-
-
-def _name(host: bytes) -> bytes:
-    """A Host header without its port."""
-    return host.partition(b"]")[0] + b"]" if host.startswith(b"[") else host.partition(b":")[0]
 
 
 def _with_headers(send: Send) -> Send:
