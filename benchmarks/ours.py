@@ -13,17 +13,21 @@ from gigagan import config, cost
 from gigagan.config import GeneratorConfig, RunConfig
 from gigagan.data.features import CaptionFeatures
 from gigagan.data.loader import Batch
-from gigagan.models.frozen import TextFeatures, build_text_encoder
+from gigagan.models.frozen import TextFeatures, Unconditional, build_text_encoder
 from gigagan.models.generator import Generator
 from gigagan.models.inference import prepared
+from gigagan.models.networks import build_generator
 from gigagan.pipeline import Pipeline
 from gigagan.training import loop
 from gigagan.training.contrast import build_critics
+from gigagan.training.guard import Wishes
 from gigagan.training.state import TrainState
+from gigagan.upsampling.enlarger import Enlarger, Request, Rows
 
 HERE = Path(__file__).parent
 CPU = torch.device("cpu")
 CLIP_TOKENS = 77
+NOTHING_ASKED = Wishes(stop=False, tick=False)
 PROMPT_TOKENS = 16
 """Real tokens of a caption where random features stand for CLIP's; the peers get as many."""
 
@@ -106,7 +110,7 @@ def training(preset: str, overrides: Sequence[str] = ()) -> Case:
 
     def step(number: int) -> None:
         state.nimg = number * count  # the clock says whether R1 is due
-        loop._step(state, batch, features, stats, cfg.train.batch_gpu)  # the loop's own, so that no copy goes stale
+        loop._step(state, batch, features, stats, cfg.train.batch_gpu, NOTHING_ASKED)  # the loop's own, never stale
         state.update_ema()
 
     share = 1 / cfg.loss.r1_interval if cfg.loss.r1_gamma else 0.0
@@ -148,7 +152,65 @@ def picture(dtype: str) -> Case:
     pipe = Pipeline.from_pretrained(dtype=dtype, upsampled=False)
     prompts = _fresh()
     part = Part(lambda: pipe(next(prompts), seeds=[1]))
-    return Case({"picture": part}, 1, {"G": trainable_all(pipe)}, flops=_pipeline_flops(pipe))
+    return Case({"picture": part}, 1, {"G": size_of(pipe.generator)}, flops=_pipeline_flops(pipe))
+
+
+WHOLE = ["data.crop=0", "discriminator.window=128"]
+"""The shipped upsampler's preset trains on crops; these let its whole picture be counted."""
+WIDE = ["generator.channel_base=16384", "generator.channel_max=384"]
+
+
+def large_picture(dtype: str, size: str) -> Case:
+    """A prompt never seen before to 512 px: text encoder, generator, upsampler, pixels.
+
+    `size`: shipped, or large = the paper's base generator on MiniLM's features and the shipped upsampler's family at
+    twice its width, of random weights.
+    """
+    wide = configuration("emoji-up512", WHOLE + (WIDE if size == "large" else []))
+    if size == "shipped":
+        pipe = Pipeline.from_pretrained(dtype=dtype)
+        base = _pipeline_flops(pipe)
+    else:
+        cfg = configuration("paper-t2i64").model_dump() | {"text": wide.text.model_dump()}
+        paper = config.from_dict(cfg)
+        encoder = build_text_encoder(wide.text)
+        generator, upsampler = (_frozen(c, encoder.feature_dim) for c in (paper, wide))
+        pipe = Pipeline(cast(Any, generator), encoder, dtype=getattr(torch, dtype), upsampler=cast(Any, upsampler))
+        base = float(cost.measure(paper).generator.total.flops)
+    prompts = _fresh()
+    part = Part(lambda: pipe(next(prompts), seeds=[1]))
+    networks = {"G": size_of(pipe.generator), "upsampler": size_of(cast(torch.nn.Module, pipe.upsampler))}
+    return Case({"picture": part}, 1, networks, flops=base + cost.measure(wide).generator.total.flops)
+
+
+def _frozen(cfg: RunConfig, feature_dim: int) -> torch.nn.Module:
+    return build_generator(cfg.generator, feature_dim=feature_dim).eval().requires_grad_(False)
+
+
+def tiles(dtype: str, side: int) -> Case:
+    """AuraSR's task by a network of its size: a picture of `side` px, as many tiles of 64 px, four times as large."""
+    cfg = configuration("peer_aura")
+    network = cast(Any, _frozen(cfg, Unconditional.feature_dim))
+    return _enlarging(Enlarger(network, Unconditional(), dtype=getattr(torch, dtype)), cfg, side)
+
+
+def enlarged(dtype: str, side: int) -> Case:
+    """The shipped upsampler on a picture of `side` px: as many pictures of 512 px as it makes."""
+    enlarger = Pipeline.from_pretrained(dtype=dtype).enlarger
+    assert enlarger is not None
+    return _enlarging(enlarger, configuration("emoji-up512", WHOLE), side)
+
+
+def _enlarging(enlarger: Enlarger, cfg: RunConfig, side: int) -> Case:
+    low = torch.rand(3, side, side) * 2 - 1
+    images = (side // enlarger.upsampler.cfg.input_resolution) ** 2
+
+    def run() -> None:
+        for _ in enlarger.bands(Rows(low), enlarger.factor, Request()):
+            pass
+
+    flops = float(images * cost.measure(cfg).generator.total.flops)
+    return Case({"picture": Part(run)}, images, {"upsampler": size_of(enlarger.upsampler)}, flops=flops)
 
 
 def sixteen(together: bool, dtype: str) -> Case:
@@ -161,12 +223,12 @@ def sixteen(together: bool, dtype: str) -> Case:
         for call in [prompts] if together else [[prompt] for prompt in prompts]:
             pipe(call, seeds=list(range(len(call))))
 
-    return Case({"pictures": Part(run)}, 16, {"G": trainable_all(pipe)}, flops=16 * _pipeline_flops(pipe))
+    return Case({"pictures": Part(run)}, 16, {"G": size_of(pipe.generator)}, flops=16 * _pipeline_flops(pipe))
 
 
-def trainable_all(pipe: Pipeline) -> int:
-    """Parameters of the generator, which is frozen in a pipeline."""
-    return sum(p.numel() for p in cast(torch.nn.Module, pipe.generator).parameters())
+def size_of(network: torch.nn.Module) -> int:
+    """Parameters of a network, frozen or not."""
+    return sum(p.numel() for p in network.parameters())
 
 
 def curve(over: str, values: Sequence[int], dtype: str) -> Case:

@@ -1,5 +1,6 @@
-"""The rows of issue 3's table: who is beside whom, and what has to hold."""
+"""The rows: who is beside whom, and what has to hold."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -191,8 +192,9 @@ def _dtype_row() -> Row:
     return Row("dtype-forward", "bfloat16 against float32, generator forward, batch 1", sides, checks)
 
 
-def _diffusion(size: str, title: str) -> Row:
-    sides = [
+def _diffusion(size: str) -> list[Side]:
+    """One-step diffusion at 512 px, at each of its settings."""
+    return [
         _peer(f"{size}, float32 channels-last", "diffusion", "diffusers", keep=True, size=size, arithmetic="float32"),
         _peer(
             f"{size}, bfloat16 channels-last",
@@ -211,7 +213,43 @@ def _diffusion(size: str, title: str) -> Row:
             "bfloat16",
         ),
     ]
-    return Row(f"info-{size}", title, sides)
+
+
+def _large_picture() -> Row:
+    """The shipped model to 512 px against the smallest of the one-step diffusions at its best."""
+    ours = [_own_large(kind, "shipped") for kind in BOTH]
+    theirs = _diffusion("sdxs")
+    checks: list[Check] = [Seconds(side.label, 1.0) for side in ours]
+    checks += [Ratio(side.label, peer.label, 1 / 3) for side in ours for peer in theirs]
+    title = "Prompt to 512 px, text encoder included, batch 1, against SDXS's size + TAESD without its text encoder"
+    return Row("picture-512", title, [*ours, *theirs], checks)
+
+
+def _own_large(kind: Arithmetic, size: str) -> Side:
+    return Side(f"{size}, {kind}", "ours:large_picture", {"dtype": kind, "size": size}, True, (), kind)
+
+
+def _aura(tiles: int, most: float) -> Row:
+    """Our network of aura-sr's size and task against aura-sr at its best."""
+    side = 64 * math.isqrt(tiles)
+    ours = [Side(f"ours, {kind}", "ours:tiles", {"dtype": kind, "side": side}, True, (), kind) for kind in BOTH]
+    theirs = [
+        _peer(
+            f"aura-sr, {arithmetic}{', memory kept' * keep}",
+            "aura_tiles",
+            "aura_sr",
+            keep=keep,
+            arithmetic=arithmetic,
+            count=tiles,
+        )
+        for arithmetic, keep in (("float32", False), ("float32", True), ("autocast", True))
+    ]
+    # Its best is the fastest of its settings, so a bar holds where it does beside each of them.
+    checks: list[Check] = [Ratio(ours[1].label, peer.label, most) for peer in theirs]
+    checks += [Ratio(ours[0].label, peer.label) for peer in theirs]
+    checks += [Ratio(ours[1].label, ours[0].label, 1.0), Ratio(ours[0].label, theirs[0].label, 1.2, "gflop_per_image")]
+    plural = "s" if tiles > 1 else ""
+    return Row(f"aura-{tiles}", f"{tiles} tile{plural} of 64 px to 256 px against aura-sr's", [*ours, *theirs], checks)
 
 
 ROWS = [
@@ -277,14 +315,28 @@ ROWS = [
         ],
         [Growth(f"pixels, {kind}", "pixels") for kind in BOTH] + [Growth(f"batch, {kind}", "batch") for kind in BOTH],
     ),
+    _large_picture(),
     Row(
-        "info-aura",
-        "For information: aura-sr, one tile of 64 px to 256 px",
-        [
-            _peer(f"{arithmetic}{', memory kept' * keep}", "aura_tile", "aura_sr", keep=keep, arithmetic=arithmetic)
-            for arithmetic, keep in (("float32", False), ("float32", True), ("autocast", True))
-        ],
+        "picture-150",
+        "Prompt to 512 px through networks of more than 150 GFLOP, random weights, text encoder included, batch 1",
+        [_own_large(kind, "large") for kind in BOTH],
+        [Seconds("large, bfloat16", 1.0)],
     ),
-    _diffusion("sdxs", "For information: one-step diffusion of SDXS's size + TAESD, 512 px, without its text encoder"),
-    _diffusion("turbo", "For information: one-step diffusion of SD-Turbo's size + TAESD, 512 px, without text encoder"),
+    _aura(1, 1 / 1.5),
+    _aura(16, 1 / 2.5),
+    Row(
+        "upsample-4096",
+        "512 to 4096 px as 64 pictures of 512 px, the shipped upsampler",
+        [
+            Side(f"{side * 8} px, {kind}", "ours:enlarged", {"dtype": kind, "side": side}, True, (), kind)
+            for side in (64, 512)
+            for kind in BOTH
+        ],
+        [Ratio(f"4096 px, {kind}", f"512 px, {kind}", 1.2) for kind in BOTH],
+    ),
+    Row(
+        "info-turbo",
+        "For information: one-step diffusion of SD-Turbo's size + TAESD, 512 px, without its text encoder",
+        _diffusion("turbo"),
+    ),
 ]
