@@ -21,8 +21,8 @@ from gigagan.upsampling import enlarger as module
 from gigagan.upsampling.enlarger import Enlarger, Request, Rows
 
 TILE = 256
-PARTS = {"LOOK_PIXELS": 1, "TILE": TILE}
-WHOLE = {"LOOK_PIXELS": 1 << 40, "TILE": 1 << 40}
+PARTS = {"WHOLE_PIXELS": 1, "ATTEND_PIXELS": 1, "LOOK_SIDE": 64, "TILE": TILE}
+WHOLE = {"WHOLE_PIXELS": 1 << 40, "TILE": 1 << 40}
 NEIGHBORS = (-3, -2, 2, 3)
 """Bins beside a harmonic; harmonics are eight apart."""
 
@@ -47,7 +47,7 @@ def spectrum(img: Tensor) -> Tensor:
 
 
 def peaks(total: Tensor, side: int, factor: int) -> tuple[Tensor, Tensor]:
-    """The spectrum over its neighbors' mean at each harmonic of the tiles' period, and at those of the input's pixels."""
+    """At each harmonic of the tiles' period the spectrum over its neighbors' mean; and at the input's pixels."""
     step = side // TILE
     places = torch.arange(step, len(total) - step, step)
     found = total[places] / torch.stack([total[places + n] for n in NEIGHBORS]).mean(dim=0)

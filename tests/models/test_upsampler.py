@@ -17,8 +17,7 @@ from gigagan.models.upsampler import (
     DecoderLevel,
     Upsampler,
     UpsamplerSynthesis,
-    draw_reach,
-    look_reach,
+    reach,
     with_level,
 )
 
@@ -211,17 +210,17 @@ def test_nothing_is_seen_from_further_than_the_reach(features: TextFeatures) -> 
     changed = low.clone()
     changed[:, :3, :, place] += 3
     before, after = (G.synthesis.look(*args, one) for one in (low, changed))
-    reach = look_reach(CONFIG)
+    far = reach(CONFIG).look
     columns = (before - after).abs().amax(dim=(0, 1, 2)).nonzero().flatten()
-    assert place - reach <= int(columns.min()) < place < int(columns.max()) <= place + reach
+    assert place - far <= int(columns.min()) < place < int(columns.max()) <= place + far
     assert int(columns.max()) - place > 2 * STRIDE  # it does reach over its neighbors
 
     x = before.clone()
     x[:, :, :, place] += 1
     pictures = [G.synthesis.draw(one, *args, low[:, :3])[0] for one in (before, x)]
     columns = (pictures[0] - pictures[1]).abs().amax(dim=(0, 1, 2)).nonzero().flatten() // CONFIG.factor
-    reach = draw_reach(CONFIG)
-    assert place - reach <= int(columns.min()) < place < int(columns.max()) <= place + reach
+    far = reach(CONFIG).draw
+    assert place - far <= int(columns.min()) < place < int(columns.max()) <= place + far
 
 
 @torch.no_grad()
@@ -232,7 +231,7 @@ def test_a_part_with_its_reach_around_it_is_the_part_of_the_whole(features: Text
     args, half = style_of(G, features), CONFIG.input_resolution // 2
     low = given(1, 24, 320)
     whole = synthesis.look(*args, low)
-    halo = -(-look_reach(CONFIG) // half) * half
+    halo = -(-reach(CONFIG).look // half) * half
     part = synthesis.look(*args, low[:, :, :, 160 - halo : 176 + halo])
     torch.testing.assert_close(part[..., halo : halo + 16], whole[..., 160:176], rtol=1e-4, atol=1e-5)
 

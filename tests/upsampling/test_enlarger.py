@@ -1,12 +1,16 @@
 """Pictures of any size: parts are the whole, one style, and sizes to the pixel."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gigagan.config import AttentionConfig
 from gigagan.errors import ConfigError
-from gigagan.models.upsampler import look_reach, with_level
+from gigagan.models.frozen import HashedText
+from gigagan.models.upsampler import Upsampler, reach, with_level
 from gigagan.upsampling import enlarger as module
 from gigagan.upsampling.enlarger import Enlarger, Request, Rows
 
@@ -47,22 +51,40 @@ def test_parts_are_the_whole(enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
     img = picture(height, width) if noise else torch.rand(3, height, width, generator=torch.Generator()) * 2 - 1
     whole = list(enlarger.bands(Rows(img), 2, request))
     assert len(whole) == 1
-    assert look_reach(enlarger.upsampler.cfg) < 100
-    monkeypatch.setattr(module, "LOOK_PIXELS", 1)
+    assert reach(enlarger.upsampler.cfg).look < 100
+    monkeypatch.setattr(module, "WHOLE_PIXELS", 1)
+    monkeypatch.setattr(module, "ATTEND_PIXELS", 1)
+    monkeypatch.setattr(module, "LOOK_SIDE", 48)
     monkeypatch.setattr(module, "LEAST_BLOCK", 6)
     parts = list(enlarger.bands(Rows(img), 2, request))
     assert len(parts) > 2
     assert (torch.cat(parts, dim=1) - whole[0]).abs().max() < 1 / 3 / 127.5
 
 
-def test_parts_without_what_is_around_them_are_caught(enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sabotage: with no reach around tiles their borders show, so the test above can fail."""
-    img = picture(32, 64)
+@pytest.mark.parametrize(("part", "size"), [("descend", 64), ("ascend", 64), ("draw", 64), ("attend", 192)])
+def test_parts_without_what_is_around_them_are_caught(
+    enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch, part: str, size: int
+) -> None:
+    """Sabotage: with no reach around tiles and blocks their borders show, so the test above can fail."""
+    img = picture(32, size)
     whole = enlarged(enlarger, img, 4)
-    monkeypatch.setattr(module, "TILE", 32)
-    torch.testing.assert_close(enlarged(enlarger, img, 4), whole, rtol=0, atol=1e-5)
-    monkeypatch.setattr(module, "draw_reach", lambda cfg: 0)
-    assert (enlarged(enlarger, img, 4) - whole).abs().max() > 0.01
+    for name, value in {"WHOLE_PIXELS": 1, "ATTEND_PIXELS": 1, "LEAST_BLOCK": 1, "LOOK_SIDE": 16, "TILE": 32}.items():
+        monkeypatch.setattr(module, name, value)
+    torch.testing.assert_close(enlarged(enlarger, img, 4), whole, rtol=0, atol=1e-4)
+    monkeypatch.setattr(module, "reach", lambda cfg: replace(reach(cfg), **{part: 0}))
+    assert (enlarged(enlarger, img, 4) - whole).abs().max() > 1e-3
+
+
+def test_attention_at_the_pictures_own_side(upsampler: Upsampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the paper's upsampler has it: nothing of the encoder is left to tiles, and parts are still the whole."""
+    attention = AttentionConfig(resolutions=(upsampler.cfg.input_resolution,), depths=(1,), head_dim=8)
+    torch.manual_seed(0)
+    network = Upsampler(upsampler.cfg.model_copy(update={"attention": attention}), feature_dim=upsampler.feature_dim)
+    enlarger, img = Enlarger(network.eval(), HashedText(max_tokens=12)), picture(24, 240)
+    whole = enlarged(enlarger, img, 4)
+    for name, value in {"WHOLE_PIXELS": 1, "LOOK_SIDE": 16, "LEAST_BLOCK": 1}.items():
+        monkeypatch.setattr(module, name, value)
+    torch.testing.assert_close(enlarged(enlarger, img, 4), whole, rtol=0, atol=1e-4)
 
 
 def test_no_border_every_window(enlarger: Enlarger) -> None:

@@ -7,6 +7,7 @@ Axes: B batch, Z latent, S style, L style layers, C channels, T text tokens, D t
 """
 
 import math
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
 
@@ -126,10 +127,12 @@ class UpsamplerSynthesis(nn.Module):
             {f"{r}x{r}": EncoderLevel(cfg, r, n) for r, n in zip(sides, cfg.encoder_blocks, strict=True)}
         )
         self.levels = nn.ModuleDict({f"{r}x{r}": DecoderLevel(cfg, r) for r in cfg.resolutions})
+        self.sides = cfg.resolutions
         self.num_ws = sum(cfg.blocks)
         starts = list(accumulate(cfg.blocks, initial=0))
         self.styles = [slice(*pair) for pair in pairwise(starts)]
         """Which styles each level of the decoder is given."""
+        self.deep = deep_levels(cfg)
 
     def forward(
         self,
@@ -150,14 +153,60 @@ class UpsamplerSynthesis(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> Float[Tensor, "B C H W"]:
         """The map at the small picture's own side: encoder, attention, and the decoder as far as that."""
+        x, skips = self.descend(low, dtype)
+        return self.ascend(self.attend(x, ws, t_local, text_mask), skips, ws, t_local, text_mask)
+
+    def descend(
+        self, low: Float[Tensor, "B 4 H W"], dtype: torch.dtype = torch.float32
+    ) -> tuple[Float[Tensor, "B C h w"], list[Tensor]]:
+        """The encoder's levels that reach a little way alone: their map, and what the decoder is given of them."""
         x = self.from_rgb(low.to(dtype).contiguous(memory_format=torch.channels_last))
-        encoded: list[Tensor] = []
-        for level in self.encoder.values():
-            joined, x = level(x)
-            encoded.append(joined)
-        t_local = t_local.to(dtype)
-        for i, level in enumerate(list(self.levels.values())[: UPSAMPLER_DOWNS + 1]):
-            x = level(x, ws[:, self.styles[i]], t_local, text_mask, encoded.pop() if i else None)
+        skips: list[Tensor] = []
+        for level in list(self.encoder.values())[: UPSAMPLER_DOWNS + 1 - self.deep]:
+            skip, x = level(x)
+            skips.append(skip)
+        return x, skips
+
+    def attend(
+        self,
+        x: Float[Tensor, "B C h w"],
+        ws: Float[Tensor, "B L S"],
+        t_local: Float[Tensor, "B T D"],
+        text_mask: Bool[Tensor, "B T"] | Float[Tensor, "B T"],
+    ) -> Float[Tensor, "B C2 h w"]:
+        """All that reaches far, on small maps: the rest of the encoder, and the decoder's levels with attention."""
+        skips: list[Tensor] = []
+        for level in list(self.encoder.values())[UPSAMPLER_DOWNS + 1 - self.deep :]:
+            skip, x = level(x)
+            skips.append(skip)
+        return self._up(x, range(self.deep), skips, ws, t_local, text_mask)
+
+    def ascend(
+        self,
+        x: Float[Tensor, "B C h w"],
+        skips: list[Tensor],
+        ws: Float[Tensor, "B L S"],
+        t_local: Float[Tensor, "B T D"],
+        text_mask: Bool[Tensor, "B T"] | Float[Tensor, "B T"],
+    ) -> Float[Tensor, "B C2 H W"]:
+        """The decoder's levels from there to the small picture's own side, given `descend`'s maps of those sides."""
+        return self._up(x, range(self.deep, UPSAMPLER_DOWNS + 1), skips, ws, t_local, text_mask)
+
+    def _up(
+        self,
+        x: Tensor,
+        levels: range,
+        skips: list[Tensor],
+        ws: Tensor,
+        t_local: Tensor,
+        text_mask: Tensor,
+    ) -> Tensor:
+        """Levels of the decoder; each but the smallest is given the encoder's map of its side, the last of `skips`."""
+        left = list(skips)
+        t_local = t_local.to(x.dtype)
+        for i in levels:
+            level = self.levels[f"{self.sides[i]}x{self.sides[i]}"]
+            x = level(x, ws[:, self.styles[i]], t_local, text_mask, left.pop() if i else None)
         return x
 
     def draw(
@@ -221,30 +270,41 @@ class Upsampler(TextToStyle):
         return pyramid
 
 
-def look_reach(cfg: UpsamplerConfig) -> int:
-    """How far `look` reaches in the small picture, in its pixels: what is further away changes nothing.
-
-    Along the way down and up, and through every window of attention as far as one is wide.
-    """
-    reach = 1  # from_rgb
-    side = cfg.input_resolution
-    for i, blocks in enumerate(cfg.encoder_blocks):
-        reach += (2 * blocks + 1) << i  # two convolutions a block, each one pixel of its side; the last one strided
-    for resolution, blocks in zip(cfg.resolutions[: UPSAMPLER_DOWNS + 1], cfg.blocks, strict=False):
-        pixel = side // resolution
-        up = 1 if resolution > cfg.resolutions[0] else 0
-        # A block that doubles the side convolves before that, and interpolates.
-        reach += 2 * blocks * pixel + up * (3 * pixel)
-        reach += cfg.attention.depth_at(resolution) * side
-    return reach
+def deep_levels(cfg: UpsamplerConfig) -> int:
+    """Levels of the decoder, from the smallest up, that attention reaches: what is below them sees far."""
+    return 1 + max((cfg.resolutions.index(side) for side in cfg.attention.resolutions), default=0)
 
 
-def draw_reach(cfg: UpsamplerConfig) -> int:
-    """How far `draw` reaches in the map it is given, in pixels of the small picture."""
-    reach = 0.0
-    for resolution, blocks in zip(
-        cfg.resolutions[UPSAMPLER_DOWNS + 1 :], cfg.blocks[UPSAMPLER_DOWNS + 1 :], strict=True
-    ):
+@dataclass(frozen=True)
+class Reach:
+    """How far each part reaches in the small picture, in its pixels: what is further away changes nothing."""
+
+    descend: int
+    attend: int
+    ascend: int
+    draw: int
+    """Of the map it is given."""
+
+    @property
+    def look(self) -> int:
+        """Of the three parts below the picture's own side together."""
+        return self.descend + self.attend + self.ascend
+
+
+def reach(cfg: UpsamplerConfig) -> Reach:
+    """Along the way down and up, and through every window of attention as far as one is wide."""
+    # Two convolutions a block, each one pixel of its side; the last one strided.
+    encoder = [(2 * blocks + 1) << i for i, blocks in enumerate(cfg.encoder_blocks)]
+    decoder = []
+    for resolution, blocks in zip(cfg.resolutions, cfg.blocks, strict=True):
         pixel = cfg.input_resolution / resolution
-        reach += 4 * pixel + (2 * blocks - 1) * pixel
-    return math.ceil(reach)
+        # A block that doubles the side convolves before that, and interpolates.
+        doubled = 3 * pixel if resolution > cfg.resolutions[0] else 0
+        decoder.append(2 * blocks * pixel + doubled + cfg.attention.depth_at(resolution) * cfg.input_resolution)
+    deep, own = deep_levels(cfg), UPSAMPLER_DOWNS + 1
+    return Reach(
+        descend=1 + sum(encoder[: own - deep]),
+        attend=math.ceil(sum(encoder[own - deep :]) + sum(decoder[:deep])),
+        ascend=math.ceil(sum(decoder[deep:own])),
+        draw=math.ceil(sum(decoder[own:])),
+    )

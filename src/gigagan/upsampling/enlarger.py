@@ -1,9 +1,9 @@
 """One picture of any size through the upsampler, in parts, with a bounded amount of memory and without a seam.
 
-A picture has one style, so the network is baked for it once. What stands below the picture's own side (`look`) runs
-once on the whole of it, or above LOOK_PIXELS on blocks with as much around each as it reaches; what stands above
-(`draw`) is convolutional and runs on tiles with its own, short reach around each. So parts and whole agree to rounding.
-Axes: H and W of the picture that comes in.
+A picture has one style, so the network is baked for it once. Its deepest levels reach far on small maps (`attend`),
+and run once on the whole picture or, above ATTEND_PIXELS, on blocks with as much around each as they reach; those at
+the picture's own side and above (`descend`, `ascend`, `draw`) are convolutional and run on tiles with their own, short
+reach around each. So parts and whole agree to rounding. Axes: H and W of the picture that comes in.
 """
 
 import math
@@ -16,15 +16,20 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from gigagan.config.networks import UPSAMPLER_DOWNS
 from gigagan.errors import ConfigError
 from gigagan.models.baked import baked
 from gigagan.models.frozen import TextEncoder
 from gigagan.models.layers import EqualConv, EqualLinear
 from gigagan.models.text import TextCondition
-from gigagan.models.upsampler import STRIDE, Upsampler, draw_reach, look_reach, with_level
+from gigagan.models.upsampler import STRIDE, Upsampler, reach, with_level
 
-LOOK_PIXELS = 640 * 640
-"""Pixels that `look` takes at once: with its reach around a block, about 0.9 GB in float32 for the shipped model."""
+WHOLE_PIXELS = 640 * 640
+"""A picture up to so many pixels is taken whole: about 0.9 GB in float32 for the shipped model."""
+ATTEND_PIXELS = 1152 * 1152
+"""Pixels of the picture whose deepest maps are there at once, with what a block reaches: 0.5 GB in float32."""
+LOOK_SIDE = 320
+"""Side of a tile at the picture's own side."""
 LEAST_BLOCK = 4
 """A block without what is around it is at least so many half windows wide, whatever memory it takes."""
 BAND_BYTES = 192 * 2**20
@@ -157,6 +162,46 @@ class Enlarger:
         return self._ready[1:]
 
 
+def _multiple(number: int, step: int) -> int:
+    """The next multiple of a step."""
+    return -(-number // step) * step
+
+
+@dataclass(frozen=True)
+class Area:
+    """A rectangle of the picture that comes in, in its pixels."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def height(self) -> int:
+        """In pixels."""
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        """In pixels."""
+        return self.right - self.left
+
+    def tiles(self, side: int) -> list[list["Area"]]:
+        """Rows of squares of this side that fill it, smaller at its end."""
+        return [
+            [
+                Area(y, min(y + side, self.bottom), x, min(x + side, self.right))
+                for x in range(self.left, self.right, side)
+            ]
+            for y in range(self.top, self.bottom, side)
+        ]
+
+    def of(self, x: Tensor, outer: "Area", pixels: float = 1) -> Tensor:
+        """This part of a map [B, C, h, w] over another area, one of whose places is so many pixels of the picture."""
+        top, left = (int(n / pixels) for n in (self.top - outer.top, self.left - outer.left))
+        return x[:, :, top : top + int(self.height / pixels), left : left + int(self.width / pixels)]
+
+
 class _Pass:
     """One pass over one picture."""
 
@@ -171,93 +216,117 @@ class _Pass:
         dtype: torch.dtype,
     ) -> None:
         self.network, self.source, self.factor, self.request = network, source, factor, request
-        self.condition, self.ws, self.dtype = condition, ws, dtype
+        self.args, self.ws, self.dtype = (ws, condition.t_local, condition.mask), ws, dtype
         self.levels = factor.bit_length() - 1
         # Sides are filled up to multiples of the stride.
-        self.height, self.width = (-(-n // STRIDE) * STRIDE for n in (source.height, source.width))
+        self.height, self.width = (_multiple(n, STRIDE) for n in (source.height, source.width))
+        self.whole = self.height * self.width <= WHOLE_PIXELS
+        self.reach = reach(network.cfg)
+        self.scale = 1 << (UPSAMPLER_DOWNS + 1 - network.synthesis.deep)
+        """Pixels of the picture for one of the deepest levels' largest map."""
+        self.step = network.cfg.input_resolution // 2
+        # As a multiple of half a window, so that a block's windows are the picture's.
+        around = self.reach.attend + _multiple(self.reach.ascend + self.reach.draw, STRIDE)
+        self.halo = _multiple(around, self.step)
+        self._last: tuple[Area, tuple[Tensor, list[Tensor]]] | None = None
 
     def bands(self, progress: Progress) -> Iterator[Float[Tensor, "3 h W2"]]:
         """Whole rows from the top."""
         height, width = self.source.height, self.source.width
         for top, bottom, columns in self._blocks():
-            parts = [self._block(top, bottom, left, right, progress) for left, right in columns]
+            parts = [self._block(Area(top, bottom, left, right), progress) for left, right in columns]
             band = torch.cat(parts, dim=2)[:, :, : width * self.factor]
             yield band[:, : (min(bottom, height) - top) * self.factor]
 
     def _blocks(self) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
         """Rows of blocks: (top, bottom, the left and right of each), none smaller than need be."""
-        step = self.network.cfg.input_resolution // 2
-        halo = self._halo()
-        pixels = max(LOOK_PIXELS, (2 * halo + LEAST_BLOCK * step) ** 2)
-        if self.height * self.width <= pixels:
+        if self.whole:
             yield 0, self.height, [(0, self.width)]
             return
-        side = max((math.isqrt(pixels) - 2 * halo) // step, 1) * step
+        # Where attention is at the picture's own side, its maps are as large as those of a whole picture.
+        most = ATTEND_PIXELS if self.scale > 1 else WHOLE_PIXELS
+        pixels = max(most, (2 * self.halo + LEAST_BLOCK * self.step) ** 2)
+        side = max((math.isqrt(pixels) - 2 * self.halo) // self.step, 1) * self.step
         rows = BAND_BYTES // (12 * self.width * self.factor**2)
-        rows = max(min(rows // step * step, side), step)
+        rows = max(min(rows // self.step * self.step, side), self.step)
         # A flat band of blocks may be wider for it.
-        columns = max((pixels // (rows + 2 * halo) - 2 * halo) // step, 1) * step
+        columns = max((pixels // (rows + 2 * self.halo) - 2 * self.halo) // self.step, 1) * self.step
         lefts = [(left, min(left + columns, self.width)) for left in range(0, self.width, columns)]
         for top in range(0, self.height, rows):
             yield top, min(top + rows, self.height), lefts
 
-    def _halo(self) -> int:
-        """What `look` reaches, as a multiple of half a window, so that a block's windows are the picture's."""
-        step = self.network.cfg.input_resolution // 2
-        return -(-(look_reach(self.network.cfg) + draw_reach(self.network.cfg)) // step) * step
+    def _block(self, block: Area, progress: Progress) -> Float[Tensor, "3 h2 w2"]:
+        """The pixels over a block: its deepest maps with what is around them, then tile by tile."""
+        outer = self._around(block, self.halo)
+        side = max(self.height, self.width) if self.whole else LOOK_SIDE
+        deep = torch.cat(
+            [torch.cat([self._descended(t, outer) for t in row], dim=3) for row in outer.tiles(side)], dim=2
+        )
+        deep = self.network.synthesis.attend(deep, *self.args)
+        rows = []
+        for row in block.tiles(side):
+            rows.append(torch.cat([self._tile(tile, deep, outer, progress) for tile in row], dim=2))
+        return torch.cat(rows, dim=1)
 
-    def _block(self, top: int, bottom: int, left: int, right: int, progress: Progress) -> Float[Tensor, "3 h2 w2"]:
-        halo = self._halo()
-        outer_top, outer_left = max(top - halo, 0), max(left - halo, 0)
-        outer_bottom, outer_right = self._outer(bottom, halo, self.height), self._outer(right, halo, self.width)
-        low = self._read(outer_top, outer_bottom, outer_left, outer_right)
-        args = self.ws, self.condition.t_local, self.condition.mask
-        x = self.network.synthesis.look(*args, low, self.dtype)
-        inside = (top - outer_top, bottom - outer_top, left - outer_left, right - outer_left)
-        return self._draw(x, low[:, :3], inside, progress)
+    def _descended(self, tile: Area, outer: Area) -> Float[Tensor, "1 C h w"]:
+        """The map that the deepest levels are given, over a tile of a block and what is around it."""
+        seen = self._around(tile, _multiple(self.reach.descend, STRIDE))
+        return tile.of(self._descend(seen)[0], seen, self.scale)
 
-    def _outer(self, end: int, halo: int, length: int) -> int:
-        """Where a block with its surroundings ends: on the grid of half windows, or with the picture."""
-        step = self.network.cfg.input_resolution // 2
-        return min(-(-end // step) * step + halo, length)
+    def _tile(self, tile: Area, deep: Tensor, outer: Area, progress: Progress) -> Float[Tensor, "3 h2 w2"]:
+        """The pixels over a tile, given the deepest maps of its block."""
+        around = self._around(tile, _multiple(self.reach.ascend + self.reach.draw, STRIDE))
+        seen = self._around(around, _multiple(self.reach.descend, STRIDE))
+        skips = [around.of(skip, seen, 1 << i) for i, skip in enumerate(self._descend(seen)[1])]
+        x = self.network.synthesis.ascend(around.of(deep, outer, self.scale), skips, *self.args)
+        return self._draw(x, self._read(around)[:, :3], tile, around, progress)
 
-    def _draw(
-        self, x: Tensor, low: Tensor, inside: tuple[int, int, int, int], progress: Progress
-    ) -> Float[Tensor, "3 h2 w2"]:
-        """The pixels over a rectangle of a map, tile by tile."""
-        top, bottom, left, right = inside
-        factor, reach, side = self.factor, draw_reach(self.network.cfg), max(TILE // self.factor, STRIDE)
-        made = torch.empty(3, (bottom - top) * factor, (right - left) * factor, device=low.device)
-        args = self.ws, self.condition.t_local, self.condition.mask
-        for y in range(top, bottom, side):
-            for x0 in range(left, right, side):
-                y1, x1 = min(y + side, bottom), min(x0 + side, right)
-                y_out, x_out = max(y - reach, 0), max(x0 - reach, 0)
-                part = (slice(None), slice(None), slice(y_out, y1 + reach), slice(x_out, x1 + reach))
-                tile = self.network.synthesis.draw(x[part], *args, low[part], self.levels)[0][0]
-                rows = slice((y - y_out) * factor, (y1 - y_out) * factor)
-                columns = slice((x0 - x_out) * factor, (x1 - x_out) * factor)
-                made[:, (y - top) * factor : (y1 - top) * factor, (x0 - left) * factor : (x1 - left) * factor] = tile[
-                    :, rows, columns
-                ]
-                progress((y1 - y) * (x1 - x0))
-        return made
+    def _descend(self, seen: Area) -> tuple[Tensor, list[Tensor]]:
+        """The encoder's first levels over an area; those of the last one are kept, for a whole picture has one only."""
+        if self._last is None or self._last[0] != seen:
+            self._last = None  # before the next ones are made
+            self._last = seen, self.network.synthesis.descend(self._read(seen), self.dtype)
+        return self._last[1]
 
-    def _read(self, top: int, bottom: int, left: int, right: int) -> Float[Tensor, "1 4 h w"]:
+    def _around(self, area: Area, halo: int) -> Area:
+        """An area with what is around it, as far as there is picture."""
+        return Area(
+            max(area.top - halo, 0),
+            min(area.bottom + halo, self.height),
+            max(area.left - halo, 0),
+            min(area.right + halo, self.width),
+        )
+
+    def _draw(self, x: Tensor, low: Tensor, inside: Area, around: Area, progress: Progress) -> Float[Tensor, "3 h2 w2"]:
+        """The pixels over the inside of a map, in tiles."""
+        side = max(TILE // self.factor, STRIDE)
+        rows = []
+        for row in inside.tiles(side):
+            made = []
+            for tile in row:
+                seen = self._around(tile, self.reach.draw)
+                part = seen.of(x, around), *self.args, seen.of(low, around), self.levels
+                made.append(tile.of(self.network.synthesis.draw(*part)[0], seen, 1 / self.factor)[0])
+                progress(tile.height * tile.width)
+            rows.append(torch.cat(made, dim=2))
+        return torch.cat(rows, dim=1)
+
+    def _read(self, area: Area) -> Float[Tensor, "1 4 h w"]:
         """The small picture's rectangle as the network takes it; past the picture's end its last pixels again."""
         source = self.source
-        img = source.read(top, min(bottom, source.height), left, min(right, source.width))[None].to(self.ws.device)
-        missing = (0, right - left - img.shape[3], 0, bottom - top - img.shape[2])
+        bottom, right = min(area.bottom, source.height), min(area.right, source.width)
+        img = source.read(area.top, bottom, area.left, right)[None].to(self.ws.device)
+        missing = (0, area.width - img.shape[3], 0, area.height - img.shape[2])
         img = F.pad(img.to(torch.float32), missing, mode="replicate") if any(missing) else img.to(torch.float32)
         level = self.request.noise
         if level:
-            img = img + level * self._noise(top, bottom, left, right).to(img)
+            img = img + level * self._noise(area).to(img)
         return with_level(img, torch.tensor([level], device=img.device))
 
-    def _noise(self, top: int, bottom: int, left: int, right: int) -> Float[Tensor, "3 h w"]:
+    def _noise(self, area: Area) -> Float[Tensor, "3 h w"]:
         """Unit noise: each row of the picture has its own seed, so that parts have the whole's."""
         rows = []
-        for y in range(top, bottom):
+        for y in range(area.top, area.bottom):
             generator = torch.Generator().manual_seed((self.request.seed * 2**20 + y) % 2**63)
-            rows.append(torch.randn(3, self.width, generator=generator)[:, left:right])
+            rows.append(torch.randn(3, self.width, generator=generator)[:, area.left : area.right])
         return torch.stack(rows, dim=1)

@@ -157,8 +157,8 @@ def _upright(image: Image.Image) -> Photo:
         gray = mode in ("1", "L", "LA", "La")
         turned = turned.convert("RGBA")
         turned = turned.convert("LA") if gray else turned
-    else:
-        turned = turned.convert("L" if mode in ("1", "L") else "RGB")
+    elif mode not in ("L", "RGB"):  # these would only be copied, which of a large picture is half a gigabyte
+        turned = turned.convert("L" if mode == "1" else "RGB")
     space = b"RGB " if turned.mode.startswith("RGB") else b"GRAY"
     return Photo(turned, icc if icc[16:20] == space else b"", stored)  # a profile of other colors says nothing of these
 
