@@ -141,7 +141,7 @@ class Enlarger:
         network, condition, ws = self._prepared(request.prompt, request.seed)
         run = _Pass(network, condition, ws, source, factor, request, self.dtype)
         for band in run.bands(progress):
-            yield band.clamp(-1, 1).cpu()
+            yield band.clamp_(-1, 1).cpu()
 
     def _prepared(self, prompt: str, seed: int) -> tuple[Upsampler, TextCondition, Tensor]:
         """The network baked for a style and a prompt; the last one is kept, as a folder often has one for all."""
@@ -234,9 +234,11 @@ class _Pass:
         """Whole rows from the top."""
         height, width = self.source.height, self.source.width
         for top, bottom, columns in self._blocks():
-            parts = [self._block(Area(top, bottom, left, right), progress) for left, right in columns]
-            band = torch.cat(parts, dim=2)[:, :, : width * self.factor]
-            yield band[:, : (min(bottom, height) - top) * self.factor]
+            band = torch.empty(3, (bottom - top) * self.factor, self.width * self.factor, device=self.ws.device)
+            for left, right in columns:
+                made = self._block(Area(top, bottom, left, right), progress)
+                band[:, :, left * self.factor : right * self.factor] = made
+            yield band[:, : (min(bottom, height) - top) * self.factor, : width * self.factor]
 
     def _blocks(self) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
         """Rows of blocks: (top, bottom, the left and right of each), none smaller than need be."""

@@ -28,6 +28,8 @@ MAX_PIXELS = 128 * 2**20
 """Of a picture that comes in: above any camera in common use, below what a bomb unfolds to."""
 ALPHA_REACH = 8
 """Transparent places take their color from so many pixels around them."""
+STRIP_ROWS = 16
+"""Of the picture that comes in: the larger one is made ready for its file so many at a time."""
 ORIENTATION, RESOLUTION_UNIT = 0x0112, 0x0128
 
 
@@ -209,14 +211,16 @@ def upsample_photo(
     def bands() -> Iterator[np.ndarray]:
         row = 0
         for band in enlarger.bands(photo, factor, request, progress):
-            values = (band + 1) / 2
-            if photo.gray:
-                values = values.mean(dim=0, keepdim=True)
-            if photo.alpha:
-                count = band.shape[1] // factor
-                values = torch.cat([values, photo.alpha_rows(row, row + count, factor)[None]])
-                row += count
-            yield values.permute(1, 2, 0).contiguous().numpy()
+            # A band of a wide picture is large, and is taken in strips so that it isn't there several times.
+            for strip in band.split(STRIP_ROWS * factor, dim=1):
+                values = (strip + 1) / 2
+                if photo.gray:
+                    values = values.mean(dim=0, keepdim=True)
+                if photo.alpha:
+                    count = strip.shape[1] // factor
+                    values = torch.cat([values, photo.alpha_rows(row, row + count, factor)[None]])
+                    row += count
+                yield values.permute(1, 2, 0).contiguous().numpy()
 
     made = photo.width * factor, photo.height * factor
     for band in fitted(bands(), made, (size.width, size.height)):
