@@ -67,7 +67,7 @@ def main() -> None:
     torch.set_flush_denormal(True)  # random deep networks meet denormals, which are slow and mean nothing
     torch.manual_seed(0)
     if spec["keep_memory"]:
-        from gigagan.cli.allocator import keep_memory
+        from gigagan.allocator import keep_memory
 
         keep_memory()
     module, _, function = spec["function"].partition(":")

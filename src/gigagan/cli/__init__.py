@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import click
 
 from gigagan import __version__
-from gigagan.cli.allocator import keep_memory
+from gigagan.allocator import keep_memory
 from gigagan.errors import GigaGANError
 
 COMMANDS = {

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from gigagan.allocator import return_memory
 from gigagan.config.networks import UPSAMPLER_DOWNS
 from gigagan.errors import ConfigError
 from gigagan.models.baked import baked
@@ -26,9 +27,9 @@ from gigagan.models.upsampler import STRIDE, Upsampler, reach, with_level
 
 WHOLE_PIXELS = 640 * 640
 """A picture up to so many pixels is taken whole: about 0.9 GB in float32 for the shipped model."""
-ATTEND_PIXELS = 1152 * 1152
+ATTEND_PIXELS = 1024 * 1024
 """Pixels of the picture whose deepest maps are there at once, with what a block reaches: 0.5 GB in float32."""
-LOOK_SIDE = 320
+LOOK_SIDE = 224
 """Side of a tile at the picture's own side."""
 LEAST_BLOCK = 4
 """A block without what is around it is at least so many half windows wide, whatever memory it takes."""
@@ -228,7 +229,7 @@ class _Pass:
         # As a multiple of half a window, so that a block's windows are the picture's.
         around = self.reach.attend + _multiple(self.reach.ascend + self.reach.draw, STRIDE)
         self.halo = _multiple(around, self.step)
-        self._last: tuple[Area, tuple[Tensor, list[Tensor]]] | None = None
+        self._whole: tuple[Tensor, list[Tensor]] | None = None
 
     def bands(self, progress: Progress) -> Iterator[Float[Tensor, "3 h W2"]]:
         """Whole rows from the top."""
@@ -238,6 +239,9 @@ class _Pass:
             for left, right in columns:
                 made = self._block(Area(top, bottom, left, right), progress)
                 band[:, :, left * self.factor : right * self.factor] = made
+                if not self.whole:
+                    del made
+                    return_memory()
             yield band[:, : (min(bottom, height) - top) * self.factor, : width * self.factor]
 
     def _blocks(self) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
@@ -265,6 +269,8 @@ class _Pass:
             [torch.cat([self._descended(t, outer) for t in row], dim=3) for row in outer.tiles(side)], dim=2
         )
         deep = self.network.synthesis.attend(deep, *self.args)
+        if not self.whole:
+            return_memory()  # the tiles' maps don't fit into the gaps that the large ones left
         rows = []
         for row in block.tiles(side):
             rows.append(torch.cat([self._tile(tile, deep, outer, progress) for tile in row], dim=2))
@@ -284,11 +290,13 @@ class _Pass:
         return self._draw(x, self._read(around)[:, :3], tile, around, progress)
 
     def _descend(self, seen: Area) -> tuple[Tensor, list[Tensor]]:
-        """The encoder's first levels over an area; those of the last one are kept, for a whole picture has one only."""
-        if self._last is None or self._last[0] != seen:
-            self._last = None  # before the next ones are made
-            self._last = seen, self.network.synthesis.descend(self._read(seen), self.dtype)
-        return self._last[1]
+        """The encoder's first levels over an area; of a whole picture once."""
+        if self._whole is not None:
+            return self._whole
+        found: tuple[Tensor, list[Tensor]] = self.network.synthesis.descend(self._read(seen), self.dtype)
+        if self.whole:
+            self._whole = found
+        return found
 
     def _around(self, area: Area, halo: int) -> Area:
         """An area with what is around it, as far as there is picture."""

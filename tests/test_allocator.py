@@ -29,14 +29,33 @@ def faults(setup: str) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these knobs")
 def test_a_big_buffer_that_comes_again_costs_no_page_faults() -> None:
     """64 MiB are 16384 pages of 4 KiB; bytearray asks calloc, which then clears what it keeps."""
-    told = faults("from gigagan.cli.allocator import keep_memory; assert keep_memory()")
-    untold = faults("import gigagan.cli, gigagan.cli.allocator")
+    told = faults("from gigagan.allocator import keep_memory; assert keep_memory()")
+    untold = faults("import gigagan.cli, gigagan.allocator")
     assert told < 100
     assert untold > 10 * max(told, 1)
 
 
 def test_elsewhere_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gigagan.cli import allocator
+    from gigagan import allocator
 
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not allocator.keep_memory()
+    assert not allocator.return_memory()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these knobs")
+def test_what_is_free_is_given_back() -> None:
+    """Also where it was told to be kept: of 64 MiB in small pieces under a last one in use."""
+    code = """
+from gigagan.allocator import keep_memory, return_memory
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+assert keep_memory()
+pieces = [bytearray(1 << 20) for _ in range(64)]
+last = bytearray(1 << 20)
+del pieces
+before = resident()
+assert return_memory()
+assert before - resident() > 32 << 20
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
