@@ -13,7 +13,7 @@ from gigagan.data.dataset import open_dataset
 from gigagan.errors import DataError
 from gigagan.evaluation import upsampler as evaluation
 from gigagan.evaluation.features import FeatureNetwork
-from gigagan.evaluation.upsampler import BICUBIC, OURS, WRONG, Pair, measure, pairs
+from gigagan.evaluation.upsampler import BICUBIC, OURS, WRONG, Pair, by_size, measure, pairs
 from gigagan.models.frozen import HashedText
 from gigagan.upsampling.enlarger import Enlarger
 
@@ -79,12 +79,15 @@ def test_swapped_captions_are_caught(items: list[Pair], random_lite0: Any) -> No
     assert measured.own_caption_wins == 0
 
 
-def test_each_picture_is_measured_at_its_own_size(tmp_path: Path) -> None:
-    found = pairs(dataset(tmp_path, [64, 32, 16, 40, 64]), side=16, num=10)
-    assert sorted(item.real.shape[1] for item in found) == [32, 64, 64]
+def test_each_size_is_measured_apart(tmp_path: Path) -> None:
+    """At most `num` of each; a size with a lone picture is left out, for there is no other caption to give it."""
+    found = pairs(dataset(tmp_path, [32, 64, 32, 16, 40, 64, 128, 64, 32]), side=16, num=10)
+    assert [item.real.shape[1] for item in found] == [64] * 4 + [32] * 3  # 128 px is read at the set's 64
     assert all(item.low.shape == (3, 16, 16) for item in found)
+    apart = by_size(found)
+    assert {side: len(alike) for side, alike in apart.items()} == {64: 4, 32: 3}
     again = pairs(open_dataset(tmp_path, resolution=64, enlarge=False), side=16, num=2)
-    assert [item.caption for item in again] == [item.caption for item in found[:2]]
+    assert [item.caption for item in again] == [item.caption for side in (64, 32) for item in apart[side][:2]]
 
 
 def test_a_set_of_small_pictures_is_refused(tmp_path: Path) -> None:

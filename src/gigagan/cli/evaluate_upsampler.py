@@ -19,7 +19,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     required=True,
     help="Data set to measure by, or photographs: those of a Debian package, fetched (161 MB).",
 )
-@click.option("--num", type=click.IntRange(min=2), default=100, show_default=True, help="Pictures at most.")
+@click.option("--num", type=click.IntRange(min=2), default=100, show_default=True, help="Pictures of each size.")
 @click.option("--split", default="test_pair", show_default=True, help="Whose pictures are taken.")
 @click.option("--json", "json_path", type=FILE, metavar="FILE", help="Write the figures here.")
 @click.option("--sheet", "sheet_path", type=FILE, metavar="FILE", help="Write the first pictures here, as PNG.")
@@ -53,21 +53,31 @@ def evaluate_upsampler(
     items = evaluation.held_out(data_path, split=split, cfg=cfg, num=num)
     fetch("lite1", progress=True)
     network = FeatureNetwork(load_efficientnet_lite("lite1"))
+    enlarger = Enlarger(loaded.upsampler, loaded.text_encoder)
     with tqdm(total=len(items), unit="picture", disable=None) as bar:
-        enlarger = Enlarger(loaded.upsampler, loaded.text_encoder)
-        measured = evaluation.measure(items, enlarger, network, progress=bar.update)
+        measured = {
+            side: evaluation.measure(alike, enlarger, network, progress=bar.update)
+            for side, alike in evaluation.by_size(items).items()
+        }
     split = "all" if str(data_path) == evaluation.PHOTOGRAPHS else split
     about = {"model": model, "model_hash": loaded.hash, "data": str(data_path), "split": split, "num": len(items)}
     if json_path is not None:
-        scores = {method: asdict(one) for method, one in measured.scores.items()}
-        content = {**about, "protocol": evaluation.PROTOCOL, "own_caption_wins": measured.own_caption_wins} | scores
+        figures = {
+            f"{side} px": {"num": one.num, "own_caption_wins": one.own_caption_wins}
+            | {method: asdict(scores) for method, scores in one.scores.items()}
+            for side, one in measured.items()
+        }
+        content = {**about, "protocol": evaluation.PROTOCOL, **figures}
         write_whole(json_path, (json.dumps(content, indent=2) + "\n").encode())
     if sheet_path is not None:
         columns = [f"{cfg.input_resolution} px, bicubic", "upsampler", "true"]
+        first = next(iter(measured.values()))
         sheet = io.BytesIO()
-        labelled_grid(measured.rows, rows=measured.captions, columns=columns).save(sheet, "PNG")
+        labelled_grid(first.rows, rows=first.captions, columns=columns).save(sheet, "PNG")
         write_whole(sheet_path, sheet.getvalue())
     print("  ".join(f"{name} {value}" for name, value in about.items()))
-    print(f"\n{evaluation.table(measured)}\n")
+    for side, one in measured.items():
+        print(f"\n{cfg.input_resolution} to {side} px, {one.num} pictures\n{evaluation.table(one)}")
+    print()
     for name, text in evaluation.PROTOCOL.items():
         print(f"{name}: {text}")

@@ -29,8 +29,8 @@ PHOTOGRAPHS = "photographs"
 Method = Callable[[Tensor, int], Tensor]
 """Of somebody else: uint8 [3, h, w] and a factor to uint8 [3, H, W]."""
 PROTOCOL = {
-    "pictures": "the first --num of the split in an order fixed by its seed; reduced by Pillow's bicubic, enlarged to "
-    "their own size, none larger than it",
+    "pictures": "of each size in the set the first --num of the split in an order fixed by its seed, measured apart; "
+    "reduced by Pillow's bicubic, enlarged to their own size, none larger than it",
     "PSNR, SSIM": "of RGB on white, range 255; SSIM by torchmetrics",
     "perceptual distance": "EfficientNet-Lite1 maps at strides 2 to 32 of the pictures at full size, unit length over "
     "channels; no loss looks through that network",
@@ -65,6 +65,7 @@ class Scores:
 class Measured:
     """All figures, and the first pictures, a row each: small (enlarged by bicubic), upsampler, true."""
 
+    num: int
     scores: dict[str, Scores]
     own_caption_wins: float
     rows: list[list[Image.Image]]
@@ -72,7 +73,7 @@ class Measured:
 
 
 def held_out(place: Path, *, split: str, cfg: UpsamplerConfig, num: int) -> list[Pair]:
-    """At most `num` pairs of a data set's split, or of all the photographs where `place` is PHOTOGRAPHS."""
+    """At most `num` pairs of each size in a data set's split, or of the photographs where `place` is PHOTOGRAPHS."""
     if str(place) == PHOTOGRAPHS:
         return [reduced(one.caption, one.image, cfg.input_resolution) for one in photographs()[:num]]
     data = open_dataset(place, split=split, resolution=cfg.resolution, enlarge=False)
@@ -80,20 +81,32 @@ def held_out(place: Path, *, split: str, cfg: UpsamplerConfig, num: int) -> list
 
 
 def pairs(data: CaptionedImages, *, side: int, num: int) -> list[Pair]:
-    """Held-out pictures whose own side is a power of two times `side`. Raises DataError where there are none."""
+    """Held-out pictures whose own side is a power of two times `side`, at most `num` of each size, the largest first.
+
+    Raises DataError where there are none.
+    """
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).tolist()
-    found: list[Pair] = []
+    found: dict[int, list[Pair]] = {}
     for index in order:
         sample = data[index]
         real = on_white(sample.image)
         factor, rest = divmod(real.shape[0], side)
         if rest or real.shape[0] != real.shape[1] or factor < 2 or factor & (factor - 1):
             continue
-        found.append(reduced(sample.captions[0].text, real, side))
-        if len(found) == num:
-            break
-    if len(found) < 2:
+        alike = found.setdefault(factor, [])
+        if len(alike) < num:
+            alike.append(reduced(sample.captions[0].text, real, side))
+    kept = [pair for factor in sorted(found, reverse=True) if len(found[factor]) > 1 for pair in found[factor]]
+    if not kept:
         raise DataError(f"{data.path}: holds fewer than 2 pictures of {2 * side} px or a power of two more")
+    return kept
+
+
+def by_size(items: Sequence[Pair]) -> dict[int, list[Pair]]:
+    """Pairs by the side of the true picture, in the order in which they come."""
+    found: dict[int, list[Pair]] = {}
+    for item in items:
+        found.setdefault(item.real.shape[1], []).append(item)
     return found
 
 
@@ -158,7 +171,7 @@ def _summary(
         psnr, near, perceptual, consistency = (float(np.mean(column)) for column in zip(*values[method], strict=True))
         scores[method] = Scores(psnr, near, perceptual, frechet_distance(torch.cat(pooled[method]), real), consistency)
     wins = np.mean([own[2] < other[2] for own, other in zip(values[OURS], values[WRONG], strict=True)])
-    return Measured(scores, float(wins), rows, captions[: len(rows)])
+    return Measured(len(real), scores, float(wins), rows, captions[: len(rows)])
 
 
 def _enlarged(method: str, item: Pair, enlarger: Enlarger, other: str) -> UInt8[Tensor, "3 H W"]:
