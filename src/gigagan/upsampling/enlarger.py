@@ -143,6 +143,7 @@ class Enlarger:
         run = _Pass(network, condition, ws, source, factor, request, self.dtype)
         for band in run.bands(progress):
             yield band.clamp_(-1, 1).cpu()
+            del band
 
     def _prepared(self, prompt: str, seed: int) -> tuple[Upsampler, TextCondition, Tensor]:
         """The network baked for a style and a prompt; the last one is kept, as a folder often has one for all."""
@@ -243,6 +244,7 @@ class _Pass:
                     del made
                     return_memory()
             yield band[:, : (min(bottom, height) - top) * self.factor, : width * self.factor]
+            del band  # the next one takes its place
 
     def _blocks(self) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
         """Rows of blocks: (top, bottom, the left and right of each), none smaller than need be."""

@@ -221,6 +221,7 @@ def upsample_photo(
                     values = torch.cat([values, photo.alpha_rows(row, row + count, factor)[None]])
                     row += count
                 yield values.permute(1, 2, 0).contiguous().numpy()
+            del band, strip, values  # while the next band is drawn
 
     made = photo.width * factor, photo.height * factor
     for band in fitted(bands(), made, (size.width, size.height)):
