@@ -21,7 +21,7 @@ log = logging.getLogger("gigagan.serving")
 
 
 class Gate:
-    """ASGI: refuses other hosts' names, foreign web pages and who lacks a key, limits a key's requests, and turns bugs into envelopes."""
+    """ASGI: refuses other hosts' names, foreign pages and who lacks a key; limits keys; turns bugs into envelopes."""
 
     def __init__(
         self,
