@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
+from starlette.requests import ClientDisconnect
 
 from gigagan.serving import generation, upscale
 from gigagan.serving.api_error import BUG, ApiError, invalid
@@ -164,6 +165,9 @@ class Service:
                         raise too_large
         except TimeoutError:
             raise ApiError(408, "body_timeout", "the body didn't arrive in time") from None
+        except ClientDisconnect:
+            self.metrics.abandoned.inc()
+            raise ApiError(499, "client_left", "the client left") from None
         return bytes(body)
 
     async def _unless_gone(self, request: Request, work: Awaitable[T]) -> T:
