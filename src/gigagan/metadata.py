@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 from xml.sax.saxutils import escape, unescape
 
 from PIL import Image, PngImagePlugin
@@ -18,6 +18,8 @@ from gigagan import __version__
 from gigagan.errors import DataError
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+ENHANCED_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+"""Of a picture that was there before, with details that a model invented."""
 XMP_KEYWORD = "XML:com.adobe.xmp"
 DRAWING = re.compile(r"<gigagan:drawing>(.*?)</gigagan:drawing>", re.DOTALL)
 MAX_XMP_BYTES = 65_000  # a segment of a JPEG holds 65,502
@@ -65,11 +67,26 @@ def lossy_bytes(image: Image.Image, info: PictureInfo, kind: Literal["jpeg", "we
     if len(packet) > MAX_XMP_BYTES:  # a very long prompt; the mark stays
         packet = xmp("", info.version).encode()
     buffer = BytesIO()
-    if kind == "jpeg":
-        image.save(buffer, "JPEG", quality=max(quality, 1), xmp=packet)  # Pillow takes 0 for its default
-    else:
-        image.save(buffer, "WEBP", quality=quality, method=WEBP_METHOD, xmp=packet)
+    lossy_picture(buffer, image, packet, kind, quality)
     return buffer.getvalue()
+
+
+def lossy_picture(
+    file: BinaryIO,
+    image: Image.Image,
+    packet: bytes,
+    kind: Literal["jpeg", "webp"],
+    quality: int,
+    *,
+    icc: bytes = b"",
+    exif: bytes = b"",
+) -> None:
+    """Write a JPEG or WebP with an XMP packet."""
+    kept = {"xmp": packet, "icc_profile": icc, "exif": exif}
+    if kind == "jpeg":
+        image.save(file, "JPEG", quality=max(quality, 1), **kept)  # Pillow takes 0 for its default
+    else:
+        image.save(file, "WEBP", quality=quality, method=WEBP_METHOD, **kept)
 
 
 def sheet_bytes(image: Image.Image, said: Mapping[str, str]) -> bytes:
@@ -123,7 +140,7 @@ def _from_packet(packet: str) -> dict[str, str]:
     return {**text, "Software": f"open-gigagan {text.get('version', '')}".strip(), XMP_KEYWORD: packet}
 
 
-def xmp(description: str, version: str = __version__, drawing: str = "") -> str:
+def xmp(description: str, version: str = __version__, drawing: str = "", *, source_type: str = SOURCE_TYPE) -> str:
     """XMP packet with IPTC's digital source type, which services read as "made with AI".
 
     `drawing`: what it takes to draw the picture again, as JSON, where the file holds it nowhere else.
@@ -136,7 +153,7 @@ def xmp(description: str, version: str = __version__, drawing: str = "") -> str:
         '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
         ' xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:xmp="http://ns.adobe.com/xap/1.0/"'
         ' xmlns:gigagan="urn:open-gigagan:1">'
-        f"<Iptc4xmpExt:DigitalSourceType>{SOURCE_TYPE}</Iptc4xmpExt:DigitalSourceType>"
+        f"<Iptc4xmpExt:DigitalSourceType>{source_type}</Iptc4xmpExt:DigitalSourceType>"
         f'<dc:description><rdf:Alt><rdf:li xml:lang="x-default">{escape(printable)}</rdf:li></rdf:Alt></dc:description>'
         f"<xmp:CreatorTool>open-gigagan {version}</xmp:CreatorTool>{ours}"
         '</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'

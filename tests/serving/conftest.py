@@ -24,7 +24,8 @@ from gigagan.serving.limits import Limits
 from gigagan.serving.server import Server, serve
 from gigagan.serving.service import Service
 limits, keys = json.loads(sys.argv[1]), tuple(json.loads(sys.argv[2]))
-service = Service("emoji", {"path": "emoji", "upsampled": False}, Limits(**limits))
+model = {"path": "emoji", "upsampled": "upscale_pixels" in limits}
+service = Service("emoji", model, Limits(**limits))
 logging.basicConfig(level=logging.INFO)
 serve(Server(service, hosts=(), keys=keys), "127.0.0.1", 0, lambda address: print(address, flush=True))
 """

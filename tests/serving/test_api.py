@@ -176,7 +176,7 @@ def test_what_isnt_served_says_so(client: openai.OpenAI, server: Any) -> None:
         ("DELETE", "/v1/models", 405),
         ("GET", "/", 404),
         ("GET", "/docs", 404),
-        ("POST", "/v1/images/upscale", 404),
+        ("GET", "/v1/images/upscale", 405),
         ("GET", "/v1/models/", 404),
     ]:
         answer = httpx.request(method, f"{server.root}{path}")
@@ -322,6 +322,18 @@ def test_keys_guard_every_route_and_a_checker_its_pictures(launch: Any, tmp_path
         with pytest.raises(openai.APIError, match="too square"):
             list(client.images.generate(prompt="a dog", size="32x32", stream=True, partial_images=1))
 
+        for side, prompt, why in ((4, "a dog", "too square"), (8, "a cat", "no cats here")):
+            buffer = io.BytesIO()
+            Image.new("RGB", (side, side)).save(buffer, "PNG")
+            answer = httpx.post(
+                f"{server.url}/images/upscale",
+                files={"image": buffer.getvalue()},
+                data={"prompt": prompt},
+                headers=with_key,
+                timeout=60,
+            )
+            assert answer.json()["error"]["code"] == "content_policy_violation"
+            assert why in answer.text
         with pytest.raises(openai.APIError, match="something is wrong"):
             list(client.images.generate(prompt="a dog", size="8x8", stream=True, partial_images=1))
         with pytest.raises(openai.InternalServerError, match="something is wrong") as told:

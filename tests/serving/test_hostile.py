@@ -4,6 +4,7 @@ import json
 import random
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -63,6 +64,32 @@ def test_malformed_requests(server: Any) -> None:
 @pytest.mark.matrix
 def test_ten_thousand_malformed_requests(server: Any) -> None:
     malformed(server, 10_000, 1)
+
+
+def test_a_foreign_web_page_is_refused(server: Any) -> None:
+    own = server.root
+    ask = {"prompt": "a cat", "size": "8x8"}
+    foreign = ["https://evil.example", "null", "", f"{own}0", f"{own}.evil.example", "http://127.0.0.1", "file://"]
+    for origin in foreign:
+        for method, path in (("POST", "/v1/images/generations"), ("GET", "/v1/models"), ("OPTIONS", "/v1/models")):
+            answer = httpx.request(method, f"{own}{path}", json=ask, headers={"origin": origin})
+            assert answer.status_code == 403, (method, origin)
+            assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+            assert answer.json()["error"]["code"] == "foreign_origin"
+            assert "access-control-allow-origin" not in answer.headers
+    two = [("origin", own), ("origin", "https://evil.example")]
+    assert httpx.get(f"{server.url}/models", headers=two).status_code == 403
+    for headers in ({}, {"origin": own}, {"origin": own.upper()}):
+        answer = httpx.post(f"{server.url}{GENERATIONS}", json=ask, headers=headers, timeout=60)
+        assert answer.status_code == 200
+
+
+def test_where_a_key_is_asked_for_it_alone_says_who_may(launch_limited: Any, tmp_path: Path) -> None:
+    key = "a-key-of-sixteen-or-more"
+    with launch_limited(tmp_path, (key,)) as server:
+        headers = {"origin": "https://app.example", "authorization": f"Bearer {key}"}
+        assert httpx.get(f"{server.url}/models", headers=headers).status_code == 200
+        assert httpx.get(f"{server.url}/models", headers={"origin": "https://app.example"}).status_code == 401
 
 
 def test_a_slow_head_keeps_nobody_waiting(server: Any) -> None:

@@ -16,7 +16,7 @@ from gigagan.models.frozen_labels import ClassNames
 from gigagan.models.generator import Generator
 from gigagan.pipeline import Pipeline
 from gigagan.serving import wire
-from gigagan.serving.wire import Answer, Item
+from gigagan.serving.wire import Answer, Item, Raster, Upscale
 from gigagan.serving.worker import answer, facts
 
 
@@ -127,6 +127,9 @@ ANSWERS = st.builds(
     st.text(),
     st.text(),
     st.text(),
+    st.text(),
+    st.booleans(),
+    st.none() | st.builds(Raster, *[st.integers(1, 99)] * 4, st.binary(), st.binary(), st.binary()),
 )
 
 
@@ -137,3 +140,10 @@ def test_answers_survive_the_wire(answers: list[Answer]) -> None:
     assert message is not None
     assert wire.unpack_answers(*message) == answers
     assert wire.read(io.BytesIO(packed[:5])) is None
+
+
+@given(st.builds(Upscale, st.binary(), st.text(), *[st.integers(0, 99)] * 3, st.booleans(), st.floats(0, 9)))
+def test_a_picture_to_enlarge_survives_the_wire(item: Upscale) -> None:
+    message = wire.read(io.BytesIO(wire.pack_items([item])))
+    assert message is not None
+    assert wire.unpack_upscale(*message) == item

@@ -18,9 +18,10 @@ from gigagan import cli
 from gigagan.errors import DataError
 from gigagan.upsampling import photo as module
 from gigagan.upsampling.enlarger import Enlarger, Request
-from gigagan.upsampling.photo import as_photo, read_photo, size_of, upsampled_picture
+from gigagan.upsampling.photo import as_photo, read_photo, upsampled_picture
 from gigagan.upsampling.png import write_png
 from gigagan.upsampling.resize import fitted
+from gigagan.upsampling.size import size_of
 
 
 def check(enlarger: Enlarger, odd: Any, out: Path) -> None:

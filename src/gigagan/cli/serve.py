@@ -45,6 +45,14 @@ MIN_KEY = 16
     "--max-prompt", type=click.IntRange(1, 32_000), default=4000, show_default=True, help="Characters of a prompt."
 )
 @click.option(
+    "--max-upscale",
+    type=click.IntRange(1, 2**30),
+    default=4 * 2**20,
+    show_default=True,
+    metavar="PIXELS",
+    help="Of an enlarged picture; more allows as many times the time.",
+)
+@click.option(
     "--safety", metavar="MODULE:NAME", help="A gigagan.serving.safety.SafetyChecker of yours; a refusal is a 400."
 )
 @click.option("--log-prompts", is_flag=True, help="Log prompts themselves, not only their hashes.")
@@ -58,10 +66,13 @@ def serve(
     queue: int,
     per_key: int,
     max_prompt: int,
+    max_upscale: int,
     safety: str | None,
     log_prompts: bool,
 ) -> None:
     """Serve the OpenAI Images API: POST /v1/images/generations, with dynamic batching and a bounded queue.
+
+    POST /v1/images/upscale enlarges pictures where the model has an upsampler.
 
     It prints its address once the model is warm; docs/serving.md has examples. SIGTERM or Ctrl-C lets what was
     accepted finish.
@@ -78,7 +89,7 @@ def serve(
         from gigagan.serving.server import serve as run
         from gigagan.serving.service import Service
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("fastapi", "uvicorn", "prometheus_client"):
+        if (error.name or "").partition(".")[0] not in ("fastapi", "uvicorn", "prometheus_client", "python_multipart"):
             raise
         raise MissingExtra(error.name or "fastapi", "serve") from None
 
@@ -87,7 +98,7 @@ def serve(
     service = Service(
         Path(model).resolve().name,
         {"path": model, "device": device, "dtype": dtype},
-        Limits(queue=queue, per_key=per_key, prompt_chars=max_prompt),
+        Limits(queue=queue, per_key=per_key, prompt_chars=max_prompt, upscale_pixels=max_upscale),
         safety=checker,
         log_prompts=log_prompts,
         threads=os.cpu_count() or 2,

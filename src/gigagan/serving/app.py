@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from gigagan import __version__
 from gigagan.listening import OWN_NAMES
-from gigagan.serving import generation
+from gigagan.serving import generation, upscale
 from gigagan.serving.api_error import BUG, ApiError
 from gigagan.serving.gate import Gate
 from gigagan.serving.service import Service
@@ -57,6 +57,13 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     async def generate(request: Request) -> Response:
         """Pictures of a prompt, as in OpenAI's API."""
         return await service.generate(request)
+
+    form = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": upscale.schema()}}}}
+
+    @app.post("/v1/images/upscale", response_model=None, openapi_extra=form)
+    async def enlarge(request: Request) -> Response:
+        """A picture of any size, larger."""
+        return await service.upscale(request)
 
     @app.get("/v1/models", response_model=None)
     async def models() -> dict[str, Any]:
@@ -112,7 +119,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     codes = {404: "not_found", 405: "method_not_allowed"}
     message = f"{request.method} isn't served here" if error.status_code == 405 else "no such route"
     if request.url.path in ("/v1/images/edits", "/v1/images/variations"):
-        message = "this model only generates: POST /v1/images/generations"
+        message = "this model only generates and enlarges: POST /v1/images/generations, /v1/images/upscale"
     told = ApiError(error.status_code, codes.get(error.status_code, "bad_request"), message)
     headers = {**told.headers, **(error.headers or {})}
     return JSONResponse(told.body, error.status_code, headers={k: v for k, v in headers.items() if k != "content-type"})

@@ -5,28 +5,29 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from gigagan.errors import CheckpointError
 from gigagan.serving.api_error import ApiError
 from gigagan.serving.limits import Limits
 from gigagan.serving.metrics import Metrics
 from gigagan.serving.supervisor import Worker, WorkerGone
-from gigagan.serving.wire import Answer, Facts, Item
+from gigagan.serving.wire import Answer, Facts, Item, Upscale
 
 BACKOFF_SEC = (0, 0.5, 1, 2, 5)
 """Before a worker is started again after so many that died without a picture."""
 FIRST_GUESS_SEC = 0.1  # of a batch, until one was drawn
 RETRY_MS = 1000
+ItemT = TypeVar("ItemT", Item, Upscale)
 log = logging.getLogger(__name__)
 
 
-class Job:
+class Job(Generic[ItemT]):
     """An item in the queue, and the answer that its request waits for."""
 
-    def __init__(self, item: Item) -> None:
-        self.item = item
+    def __init__(self, item: ItemT) -> None:
+        self.item: ItemT = item
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
     def fail(self, error: ApiError) -> None:
@@ -34,6 +35,9 @@ class Job:
         if not self.answer.done():
             self.answer.set_exception(error)
             self.answer.exception()  # a request that is gone reads no answer, which is no reason for a warning
+
+
+AnyJob: TypeAlias = Job[Item] | Job[Upscale]
 
 
 class Batcher:
@@ -48,8 +52,8 @@ class Batcher:
         self._options = options
         self._limits = limits
         self._metrics = metrics
-        self._queue: deque[Job] = deque()
-        self._running: list[Job] = []
+        self._queue: deque[AnyJob] = deque()
+        self._running: list[AnyJob] = []
         self._arrived = asyncio.Event()
         self._batch_sec = FIRST_GUESS_SEC
 
@@ -58,7 +62,7 @@ class Batcher:
         """Pictures and frames in the queue that are still wanted."""
         return sum(job.item.frames for job in self._queue if not job.answer.done())
 
-    def submit(self, items: Sequence[Item]) -> list[Job]:
+    def submit(self, items: Sequence[ItemT]) -> list[Job[ItemT]]:
         """Queue all the items or none. Raises ApiError: 503 while there is no model, 429 where the queue is full."""
         self.check_open()
         assert self.facts is not None
@@ -73,7 +77,7 @@ class Batcher:
         self._arrived.set()
         return jobs
 
-    def _time(self, job: Job) -> None:
+    def _time(self, job: AnyJob) -> None:
         """Refuse it where it still waits after its time in the queue."""
 
         def look() -> None:
@@ -150,13 +154,14 @@ class Batcher:
             watch.cancel()
             await worker.end()
 
-    def _take(self, size: int) -> list[Job]:
-        """The next jobs that are still wanted, as many as are drawn at once; a long loop comes alone."""
-        taken: list[Job] = []
-        while self._queue:
+    def _take(self, size: int) -> list[AnyJob]:
+        """The next jobs that are still wanted, as many as are drawn at once; a long loop and an upscale come alone."""
+        taken: list[AnyJob] = []
+        while self._queue and not (taken and taken[0].item.alone):
             job = self._queue[0]
             if not job.answer.done():
-                if taken and sum(one.item.frames for one in taken) + job.item.frames > size:
+                full = sum(one.item.frames for one in taken) + job.item.frames > size
+                if taken and (full or job.item.alone):
                     break
                 taken.append(job)
             self._queue.popleft()
@@ -166,8 +171,11 @@ class Batcher:
 
     async def _draw(self, worker: Worker) -> None:
         started = time.monotonic()
-        async with asyncio.timeout(self._limits.total_sec - self._limits.queue_sec):
-            answers = await worker.draw([job.item for job in self._running])
+        first = self._running[0]
+        limit = self._limits.upscale_sec if first.item.alone else self._limits.draw_sec
+        with _told_to_stop(worker, first):
+            async with asyncio.timeout(limit):
+                answers = await worker.draw([job.item for job in self._running])
         seconds = time.monotonic() - started
         self._batch_sec += 0.2 * (seconds - self._batch_sec)
         self._metrics.batch.observe(sum(job.item.frames for job in self._running))
@@ -176,3 +184,18 @@ class Batcher:
             with contextlib.suppress(asyncio.InvalidStateError):  # its request is gone
                 job.answer.set_result(answer)
         self._running = []
+
+
+@contextlib.contextmanager
+def _told_to_stop(worker: Worker, job: AnyJob) -> Iterator[None]:
+    """An upscale, which may take a minute, is given up where its request goes away meanwhile."""
+
+    def stop(_: object) -> None:
+        worker.stop()
+
+    if job.item.alone:
+        job.answer.add_done_callback(stop)
+    try:
+        yield
+    finally:
+        job.answer.remove_done_callback(stop)

@@ -6,12 +6,26 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from PIL import Image
+import numpy as np
+from PIL import Image, PngImagePlugin
 
-from gigagan.metadata import PictureInfo, lossy_bytes, png_bytes
+from gigagan import __version__
+from gigagan.metadata import (
+    ENHANCED_TYPE,
+    MAX_XMP_BYTES,
+    XMP_KEYWORD,
+    PictureInfo,
+    lossy_bytes,
+    lossy_picture,
+    png_bytes,
+    xmp,
+)
 from gigagan.serving.generation import Order
-from gigagan.serving.wire import Facts, Item
+from gigagan.serving.upscale import UpscaleOrder
+from gigagan.serving.wire import Facts, Item, Raster, Upscale
+from gigagan.upsampling.png import write_png
 
+MAX_JPEG_EXIF = 65_533 - 6  # of its segment, less the name
 PNG_LEVEL = 1  # of 9: files are made while somebody waits
 
 
@@ -30,6 +44,54 @@ def encoded(images: Sequence[Image.Image], item: Item, order: Order, facts: Fact
     else:
         content = lossy_bytes(images[0], info, order.kind, order.compression)
     return base64.b64encode(content).decode("ascii")
+
+
+def raster_image(raster: Raster) -> Image.Image:
+    """An enlarged picture of a worker's answer."""
+    size = raster.width, raster.height
+    if raster.bits == 16:
+        return Image.fromarray(np.frombuffer(raster.pixels, np.uint16).reshape(size[::-1]))
+    return Image.frombytes(("L", "LA", "RGB", "RGBA")[raster.channels - 1], size, raster.pixels)
+
+
+def raster_encoded(raster: Raster, item: Upscale, order: UpscaleOrder, facts: Facts) -> str:
+    """The file of an enlarged picture in base64: with the small one's profile and EXIF, and what `upsample` says."""
+    said = {"model": facts.hash, "prompt": item.prompt, "seed": str(item.seed), "noise": "0.0"}
+    packet = xmp(item.prompt, source_type=ENHANCED_TYPE)
+    if len(packet.encode()) > MAX_XMP_BYTES:
+        packet = xmp("", source_type=ENHANCED_TYPE)
+    buffer = io.BytesIO()
+    if order.kind == "png":
+        text = PngImagePlugin.PngInfo()
+        for key, value in {"Software": f"open-gigagan {__version__}", **said, XMP_KEYWORD: packet}.items():
+            text.add_itxt(key, value)
+        pixels = np.frombuffer(raster.pixels, np.uint8 if raster.bits == 8 else np.uint16)
+        band = pixels.reshape(raster.height, raster.width, raster.channels)
+        size = raster.width, raster.height
+        write_png(
+            buffer,
+            [band],
+            size=size,
+            channels=raster.channels,
+            bits=raster.bits,
+            icc=raster.icc,
+            exif=raster.exif,
+            text=text,
+        )
+    else:
+        image = raster_image(raster)
+        if raster.bits == 16:  # these formats hold 8
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        exif = b"" if left_out(raster, order) else raster.exif
+        lossy_picture(buffer, image, packet.encode(), order.kind, order.compression, icc=raster.icc, exif=exif)
+    return base64.b64encode(buffer.getbuffer()).decode("ascii")
+
+
+def left_out(raster: Raster, order: UpscaleOrder) -> str:
+    """What to say where the file can't hold all of the small picture's metadata; empty where it can."""
+    if order.kind == "jpeg" and len(raster.exif) > MAX_JPEG_EXIF:
+        return f"the EXIF data has {len(raster.exif)} bytes, which jpeg can't hold: they were left out"
+    return ""
 
 
 def picture_info(item: Item, facts: Facts, side: int) -> PictureInfo:

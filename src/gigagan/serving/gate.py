@@ -21,7 +21,7 @@ log = logging.getLogger("gigagan.serving")
 
 
 class Gate:
-    """ASGI: refuses other hosts' names and who lacks a key, limits a key's requests, and turns bugs into envelopes."""
+    """ASGI: refuses other hosts' names, foreign pages and who lacks a key; limits keys; turns bugs into envelopes."""
 
     def __init__(
         self,
@@ -88,6 +88,8 @@ class Gate:
         headers = dict(scope["headers"])
         if self.hosts and without_port(headers.get(b"host", b"")) not in self.hosts:
             raise ApiError(421, "wrong_host", "this server goes by another name; use its address as it printed it")
+        if not self.keys and (page := _foreign_page(scope)):
+            raise ApiError(403, "foreign_origin", f"the page {page[:80]!r} may not use this server; a program may")
         if not self.keys or scope["path"] == OPEN:
             return b""
         kind, _, given = headers.get(b"authorization", b"").partition(b" ")
@@ -100,6 +102,20 @@ class Gate:
             message = f"this key has {self.limits.per_key} requests running, the most it may; wait for one"
             raise ApiError(429, "concurrency_limit", message, retry_ms=RETRY_MS)
         return known[0]
+
+
+def _foreign_page(scope: Message) -> str:
+    """The Origin of a web page that isn't this server's own; empty where there is none.
+
+    Browsers send it with each POST across sites, also with forms, which ask for no leave before. Without a key nothing
+    else tells a page in a browser of this machine from a program.
+    """
+    host = dict(scope["headers"]).get(b"host", b"").lower()
+    own = (b"http://" + host, b"https://" + host)
+    for name, value in scope["headers"]:
+        if name == b"origin" and value.lower() not in own:
+            return value.decode("latin-1") or "null"
+    return ""
 
 
 class _Answer:

@@ -84,24 +84,28 @@ def parse(body: bytes) -> GenerationRequest:
     try:
         return GenerationRequest.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        # No error's `input` is repeated: it may be anything, and a megabyte of it.
-        param = ".".join(str(part) for part in first["loc"])[:100] or None
-        known = {
-            "json_invalid": "the body isn't valid JSON",
-            "missing": f"{param} is missing",
-            "extra_forbidden": f"unknown parameter {param}; leave it out",
-        }
-        codes = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
-        codes["json_invalid"] = "invalid_json"
-        message = known.get(first["type"], f"{param or 'the body'}: {first['msg']}")
-        raise invalid(param, message, codes.get(first["type"], "invalid_value")) from None
+        raise told(error) from None
+
+
+def told(error: ValidationError) -> ApiError:
+    """What to say of the first mistake."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    # No error's `input` is repeated: it may be anything, and a megabyte of it.
+    param = ".".join(str(part) for part in first["loc"])[:100] or None
+    known = {
+        "json_invalid": "the body isn't valid JSON",
+        "missing": f"{param} is missing",
+        "extra_forbidden": f"unknown parameter {param}; leave it out",
+    }
+    codes = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
+    codes["json_invalid"] = "invalid_json"
+    message = known.get(first["type"], f"{param or 'the body'}: {first['msg']}")
+    return invalid(param, message, codes.get(first["type"], "invalid_value"))
 
 
 def order(asked: GenerationRequest, facts: Facts, name: str, limits: Limits) -> Order:
     """What to draw. Raises ApiError for what this model or server can't do."""
-    if asked.model is not None and asked.model != name:
-        raise ApiError(404, "model_not_found", f"no model {asked.model[:80]!r} here; it is {name}", param="model")
+    check_model(asked.model, name)
     kind = _kind(asked)
     side = _side(asked.size, facts)
     _check_prompts(asked, facts, limits)
@@ -133,21 +137,33 @@ def order(asked: GenerationRequest, facts: Facts, name: str, limits: Limits) -> 
     )
 
 
-def _kind(asked: GenerationRequest) -> Kind:
-    """The format, once nothing contradicts it."""
-    kind = asked.output_format or "png"
-    if asked.response_format == "url":
+def check_model(asked: str | None, name: str) -> None:
+    """Raises ApiError for any model but the one that is here."""
+    if asked is not None and asked != name:
+        raise ApiError(404, "model_not_found", f"no model {asked[:80]!r} here; it is {name}", param="model")
+
+
+def check_format(response_format: str | None, kind: str, compression: int | None) -> None:
+    """Raises ApiError for what no answer here can be."""
+    if response_format == "url":
         raise invalid("response_format", "this server keeps no files; use b64_json", "unsupported_value")
     if kind == "svg":
         raise invalid("output_format", "pictures here are pixels; use png, jpeg, webp or gif", "unsupported_value")
+    if kind == "png" and compression not in (None, 100):
+        raise invalid("output_compression", "png loses nothing; give 100, or use jpeg or webp")
+
+
+def _kind(asked: GenerationRequest) -> Kind:
+    """The format, once nothing contradicts it."""
+    kind = asked.output_format or "png"
+    check_format(asked.response_format, kind, asked.output_compression)
+    assert kind != "svg"
     if asked.background == "transparent":
         raise invalid("background", "this model draws no transparency; use opaque", "unsupported_value")
     if kind != "gif":
         for param in ("frame_count", "frame_duration_ms"):
             if getattr(asked, param) is not None:
                 raise invalid(param, f"{param} is only for output_format gif")
-        if kind == "png" and asked.output_compression not in (None, 100):
-            raise invalid("output_compression", "png loses nothing; give 100, or use jpeg or webp")
     elif asked.stream or asked.output_compression is not None or asked.mix is not None:
         param = "stream" if asked.stream else "mix" if asked.mix is not None else "output_compression"
         raise invalid(param, f"{param} doesn't go with output_format gif")
@@ -170,17 +186,21 @@ def _check_prompts(asked: GenerationRequest, facts: Facts, limits: Limits) -> No
     if asked.mix is not None:
         prompts.append(("mix.prompt", asked.mix.prompt))
     for param, prompt in prompts:
-        if len(prompt) > limits.prompt_chars:
-            raise invalid(
-                param, f"{param} has {len(prompt)} characters; at most {limits.prompt_chars}", "string_above_max_length"
-            )
-        if facts.kind == "none":
-            if prompt:
-                raise invalid(param, "this model is unconditional; its prompt is empty")
-        elif not prompt.strip():
+        check_prompt(param, prompt, facts, limits)
+        if facts.kind != "none" and not prompt.strip():
             raise invalid(param, f"{param} is empty; write what to draw")
-        if "\0" in prompt:
-            raise invalid(param, f"{param} holds a NUL character; leave it out")
+
+
+def check_prompt(param: str, prompt: str, facts: Facts, limits: Limits) -> None:
+    """Raises ApiError for a prompt that can't be read; an empty one can."""
+    if len(prompt) > limits.prompt_chars:
+        raise invalid(
+            param, f"{param} has {len(prompt)} characters; at most {limits.prompt_chars}", "string_above_max_length"
+        )
+    if facts.kind == "none" and prompt:
+        raise invalid(param, "this model is unconditional; its prompt is empty")
+    if "\0" in prompt:
+        raise invalid(param, f"{param} holds a NUL character; leave it out")
 
 
 def _seeds(asked: GenerationRequest) -> Sequence[int]:

@@ -12,6 +12,17 @@ MAX_PIXELS = 40_000_000
 """Of all pictures and frames of a request."""
 
 
+MAX_UPLOAD_BYTES = 20 * 2**20
+"""Of a request with a picture."""
+MAX_UPLOADS_BYTES = 256 * 2**20
+"""Of all requests with pictures that are served at the same time, from their first byte to their answer."""
+MAX_SIDE = 65_535
+"""Of an enlarged picture; what a JPEG can have."""
+UPSCALE_PIXELS = 4 * 2**20
+UPSCALE_SHARE = 0.8
+"""Of an upscale's time, after which the worker gives it up between two tiles; one that doesn't is stuck."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What an operator can set; times in seconds."""
@@ -21,6 +32,8 @@ class Limits:
     per_key: int = 32
     """Requests of one key that are served at the same time."""
     prompt_chars: int = 4_000
+    upscale_pixels: int = UPSCALE_PIXELS
+    """Of an enlarged picture. Who allows larger ones than the default allows as many times the time."""
     queue_sec: float = 10
     """A picture whose drawing hasn't begun by then is refused."""
     total_sec: float = 60
@@ -29,3 +42,13 @@ class Limits:
     """For a client to send what it said it would."""
     grace_sec: float = 30
     """From the signal to end until what was accepted is given up."""
+
+    @property
+    def draw_sec(self) -> float:
+        """Of the worker, for a batch."""
+        return self.total_sec - self.queue_sec
+
+    @property
+    def upscale_sec(self) -> float:
+        """Of the worker, for a picture to be enlarged; it gives up by itself before (`UPSCALE_SHARE`)."""
+        return self.draw_sec * max(1.0, self.upscale_pixels / UPSCALE_PIXELS)

@@ -1,26 +1,29 @@
 """A request's way: checked, queued, drawn, encoded, sent whole or as a stream."""
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
+from starlette.requests import ClientDisconnect
 
-from gigagan.serving import generation
+from gigagan.serving import generation, upscale
 from gigagan.serving.api_error import BUG, ApiError, invalid
-from gigagan.serving.batcher import Batcher, Job
-from gigagan.serving.encode import encoded, image_of
+from gigagan.serving.batcher import RETRY_MS, AnyJob, Batcher, Job
+from gigagan.serving.encode import encoded, image_of, left_out, raster_encoded, raster_image
 from gigagan.serving.generation import Order
-from gigagan.serving.limits import MAX_BODY_BYTES, Limits
+from gigagan.serving.limits import MAX_BODY_BYTES, MAX_UPLOAD_BYTES, MAX_UPLOADS_BYTES, Limits
 from gigagan.serving.metrics import Metrics
 from gigagan.serving.safety import SafetyChecker
-from gigagan.serving.wire import Answer, Facts
+from gigagan.serving.upscale import UpscaleOrder
+from gigagan.serving.wire import Answer, Facts, Item, Upscale
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -47,18 +50,18 @@ class Service:
         self.created = int(time.time())
         self._safety = safety
         self._log_prompts = log_prompts
+        self._uploads = 0  # bytes
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="encode")
 
     async def generate(self, request: Request) -> Response:
         """The answer to POST /v1/images/generations. Raises ApiError."""
         self.batcher.check_open()
-        asked = generation.parse(await self._body(request))
+        asked = generation.parse(await self._body(request, "application/json", MAX_BODY_BYTES))
         facts = self.batcher.facts
         assert facts is not None
         order = generation.order(asked, facts, self.name, self.limits)
         prompts = [asked.prompt] + ([asked.mix.prompt] if asked.mix else [])
-        shown = repr(prompts) if self._log_prompts else hashlib.sha256(repr(prompts).encode()).hexdigest()[:16]
-        request.state.said = f" n={len(order.items)} {order.kind} {order.side} px, prompt {shown}"
+        request.state.said = f" n={len(order.items)} {order.kind} {order.side} px, prompt {self._shown(prompts)}"
         if self._safety:
             for param, prompt in zip(("prompt", "mix.prompt"), prompts, strict=False):
                 _refuse(await self._in_thread(self._safety.check_prompt, prompt), param)
@@ -76,23 +79,95 @@ class Service:
             _cancel(jobs)
             raise
 
-    async def _body(self, request: Request) -> bytes:
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":
-            raise ApiError(415, "unsupported_media_type", "the body is application/json; say so in content-type")
+    async def upscale(self, request: Request) -> Response:
+        """The answer to POST /v1/images/upscale. Raises ApiError."""
+        self.batcher.check_open()
+        with self._room(request):
+            body = await self._body(request, "multipart/form-data", MAX_UPLOAD_BYTES)
+            facts = self.batcher.facts
+            assert facts is not None
+            kind = request.headers["content-type"]
+            order = await self._in_thread(upscale.order, body, kind, facts, self.name, self.limits)
+            del body
+            item = order.item
+            request.state.said = f" {order.kind} of {len(item.file)} bytes, prompt {self._shown(item.prompt)}"
+            if self._safety and item.prompt:
+                _refuse(await self._in_thread(self._safety.check_prompt, item.prompt), "prompt")
+            jobs = self.batcher.submit([item])
+            try:
+                content = await self._unless_gone(request, self._larger(jobs[0], order, facts))
+            except BaseException:
+                _cancel(jobs)
+                raise
+        headers = {"x-ignored-params": ", ".join(order.ignored)} if order.ignored else {}
+        return Response(content, media_type="application/json", headers=headers)
+
+    def _shown(self, said: object) -> str:
+        """What the log says of prompts."""
+        return repr(said) if self._log_prompts else hashlib.sha256(repr(said).encode()).hexdigest()[:16]
+
+    @contextlib.contextmanager
+    def _room(self, request: Request) -> Iterator[None]:
+        """A share of the memory for pictures that come in. Raises ApiError 429 where there is none."""
+        length = request.headers.get("content-length", "")
+        size = min(int(length[:20]), MAX_UPLOAD_BYTES) if length.isdecimal() else MAX_UPLOAD_BYTES
+        if self._uploads + size > MAX_UPLOADS_BYTES:
+            message = "the server is busy: it holds as many pictures as it may; try again"
+            raise ApiError(429, "queue_full", message, retry_ms=RETRY_MS)
+        self._uploads += size
+        try:
+            yield
+        finally:
+            self._uploads -= size
+
+    async def _larger(self, job: Job[Upscale], order: UpscaleOrder, facts: Facts) -> bytes:
+        """The enlarged picture in the envelope of all answers."""
+        answer = await _drawn(job)
+        raster = answer.raster
+        assert raster is not None
+
+        def encode() -> bytes:
+            if self._safety:
+                _refuse(self._safety.check_picture(raster_image(raster)), "image")
+            started = time.monotonic()
+            file = raster_encoded(raster, job.item, order, facts)
+            self.metrics.encode_sec.observe(time.monotonic() - started)
+            said: dict[str, Any] = {
+                "created": int(time.time()),
+                "background": "transparent" if raster.channels in (2, 4) else "opaque",
+                "output_format": order.kind,
+                "size": f"{raster.width}x{raster.height}",
+                "data": [{"b64_json": file, "seed": job.item.seed}],
+                "usage": _usage(job),
+                "model": self.name,
+            }
+            if warnings := [one for one in (answer.warning, left_out(raster, order)) if one]:
+                said["warnings"] = warnings
+            return json.dumps(said).encode()
+
+        content = await self._in_thread(encode)
+        self.metrics.pictures.labels(order.kind).inc()
+        return content
+
+    async def _body(self, request: Request, kind: str, most: int) -> bytes:
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != kind:
+            raise ApiError(415, "unsupported_media_type", f"the body is {kind}; say so in content-type")
         length = request.headers.get("content-length", "0")
-        too_large = ApiError(413, "body_too_large", f"the body has more than {MAX_BODY_BYTES} bytes")
-        if length.isdecimal() and int(length[:20]) > MAX_BODY_BYTES:
+        too_large = ApiError(413, "body_too_large", f"the body has more than {most} bytes")
+        if length.isdecimal() and int(length[:20]) > most:
             raise too_large
         body = bytearray()
         try:
             async with asyncio.timeout(self.limits.body_sec):
                 async for chunk in request.stream():
                     body += chunk
-                    if len(body) > MAX_BODY_BYTES:
+                    if len(body) > most:
                         raise too_large
         except TimeoutError:
             raise ApiError(408, "body_timeout", "the body didn't arrive in time") from None
+        except ClientDisconnect:
+            self.metrics.abandoned.inc()
+            raise ApiError(499, "client_left", "the client left") from None
         return bytes(body)
 
     async def _unless_gone(self, request: Request, work: Awaitable[T]) -> T:
@@ -113,7 +188,7 @@ class Service:
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
 
-    async def _file(self, job: Job, order: Order, facts: Facts, *, level: int = -1) -> str:
+    async def _file(self, job: Job[Item], order: Order, facts: Facts, *, level: int = -1) -> str:
         """A picture in base64: of a level of its pyramid, or of the frames of a loop."""
         answer = await _drawn(job)
         pictures = answer.pictures if order.kind == "gif" else [answer.pictures[level]]
@@ -133,7 +208,7 @@ class Service:
             self.metrics.pictures.labels(order.kind).inc()
         return file
 
-    async def _whole(self, jobs: Sequence[Job], order: Order, facts: Facts) -> bytes:
+    async def _whole(self, jobs: Sequence[Job[Item]], order: Order, facts: Facts) -> bytes:
         files = await asyncio.gather(*(self._file(job, order, facts) for job in jobs))
         answer = {
             "created": int(time.time()),
@@ -151,7 +226,7 @@ class Service:
             answer["warnings"] = [warning]
         return await self._in_thread(lambda: json.dumps(answer).encode())
 
-    async def _events(self, jobs: Sequence[Job], order: Order, facts: Facts) -> AsyncIterator[bytes]:
+    async def _events(self, jobs: Sequence[Job[Item]], order: Order, facts: Facts) -> AsyncIterator[bytes]:
         """The smaller levels of each picture's pyramid, then the picture."""
         for index, job in enumerate(jobs):
             sides = job.item.resolutions
@@ -186,16 +261,18 @@ async def _left(request: Request) -> None:
         pass
 
 
-async def _drawn(job: Job) -> Answer:
+async def _drawn(job: AnyJob) -> Answer:
     answer = await asyncio.shield(job.answer)
     if answer.refusal:
-        raise invalid("prompt", answer.refusal)
+        raise invalid(answer.param, answer.refusal)
+    if answer.late:
+        raise ApiError(504, "generation_timeout", "the picture took too long; send a smaller one")
     if answer.failure:
         raise ApiError(500, "generation_failed", "the picture couldn't be drawn; the server's log says why")
     return answer
 
 
-async def _stream(first: bytes, events: AsyncIterator[bytes], jobs: Sequence[Job]) -> AsyncIterator[bytes]:
+async def _stream(first: bytes, events: AsyncIterator[bytes], jobs: Sequence[AnyJob]) -> AsyncIterator[bytes]:
     """Each event; what goes wrong now is an event too, since OpenAI's client takes a cut stream for a whole one."""
     try:
         yield first
@@ -210,7 +287,7 @@ async def _stream(first: bytes, events: AsyncIterator[bytes], jobs: Sequence[Job
         _cancel(jobs)
 
 
-def _cancel(jobs: Sequence[Job]) -> None:
+def _cancel(jobs: Sequence[AnyJob]) -> None:
     """What waits isn't drawn; what is being drawn is dropped."""
     for job in jobs:
         job.answer.cancel()
@@ -221,7 +298,7 @@ def _refuse(reason: str, param: str) -> None:
         raise invalid(param, reason, "content_policy_violation")
 
 
-def _usage(job: Job) -> dict[str, Any]:
+def _usage(job: AnyJob) -> dict[str, Any]:
     """Tokens of the text encoder. A GAN draws no tokens, so there are none of output."""
     tokens = job.answer.result().tokens
     details = {"text_tokens": tokens, "image_tokens": 0}

@@ -10,7 +10,7 @@ from typing import Any
 
 from gigagan.errors import CheckpointError
 from gigagan.serving import wire
-from gigagan.serving.wire import Answer, Facts, Item
+from gigagan.serving.wire import Answer, Facts, Item, Upscale
 
 STREAM_BYTES = 2**20  # held of an answer that is still arriving, beyond what was asked for
 
@@ -62,7 +62,7 @@ class Worker:
         said = header["facts"]
         return cls(process, reader, writer, Facts(**{**said, "resolutions": tuple(said["resolutions"])}))
 
-    async def draw(self, items: Sequence[Item]) -> list[Answer]:
+    async def draw(self, items: Sequence[Item | Upscale]) -> list[Answer]:
         """An answer for each item. Raises WorkerGone."""
         try:
             self._writer.write(wire.pack_items(items))
@@ -70,6 +70,11 @@ class Worker:
             return wire.unpack_answers(*await wire.read_async(self._reader))
         except (asyncio.IncompleteReadError, OSError):
             raise WorkerGone(f"process {self.pid}") from None
+
+    def stop(self) -> None:
+        """Give up the picture that is being enlarged; `draw` then returns soon."""
+        with contextlib.suppress(OSError):
+            self._writer.write(wire.pack({"stop": True}))
 
     async def gone(self) -> None:
         """Wait until the process has ended, for whatever reason."""

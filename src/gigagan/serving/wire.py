@@ -1,6 +1,8 @@
 """What the server and its worker say to each other: a JSON header, then raw pixels. Nothing is unpickled.
 
 The server sends {"items": [...]}; the worker answers {"answers": [...]} in the same order, and first of all its facts.
+Or it sends {"upscale": {...}} and a picture's file, to which there is one answer; {"stop": true} ends that before its
+time and has no answer of its own.
 """
 
 import asyncio
@@ -37,6 +39,8 @@ class Facts:
     """Pictures that are drawn at once."""
     psi: float
     """Truncation where a request has none."""
+    factor: int = 0
+    """Times the side that the model's upsampler makes in one pass; 0 = it has none."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,55 @@ class Item:
     """Prompt of the layers from `layer` on; empty = no mix."""
     layer: int = 0
 
+    @property
+    def alone(self) -> bool:
+        """Whether nothing else is drawn with it."""
+        return False
+
+
+@dataclass(frozen=True)
+class Upscale:
+    """A picture to make larger."""
+
+    file: bytes = field(repr=False)
+    """As it came: PNG, JPEG, WebP or TIFF."""
+    prompt: str
+    seed: int
+    scale: int
+    """Times the side; 0 where `longest` says it."""
+    longest: int
+    """Longer side of the result in pixels; 0 where `scale` says it."""
+    alpha: bool
+    """Whether the format of the answer can hold transparent places."""
+    seconds: float
+    """Drawing is given up after that."""
+
+    @property
+    def frames(self) -> int:
+        """Its places in the queue."""
+        return 1
+
+    @property
+    def alone(self) -> bool:
+        """Whether nothing else is drawn with it."""
+        return True
+
+
+@dataclass(frozen=True)
+class Raster:
+    """A picture of any size and kind."""
+
+    width: int
+    height: int
+    channels: int
+    """1 to 4: gray, gray and alpha, RGB, RGBA."""
+    bits: int
+    """A channel: 8, or 16 of a gray one without alpha."""
+    pixels: bytes = field(repr=False)
+    """uint8 or uint16 [height, width, channels]."""
+    icc: bytes = field(repr=False)
+    exif: bytes = field(repr=False)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -66,6 +119,12 @@ class Answer:
     """Why it can't be drawn: a mistake of the request."""
     failure: str = ""
     """Why it couldn't be drawn: a mistake of ours, or of the machine."""
+    param: str = "prompt"
+    """The field that a refusal is about."""
+    late: bool = False
+    """It was given up after its time."""
+    raster: Raster | None = None
+    """Of an upscale, the larger picture."""
 
 
 def pack(header: dict[str, Any], pixels: bytes = b"") -> bytes:
@@ -90,8 +149,12 @@ async def read_async(stream: asyncio.StreamReader) -> tuple[dict[str, Any], byte
     return header, await stream.readexactly(pixels)
 
 
-def pack_items(items: Sequence[Item]) -> bytes:
-    """A request of the server."""
+def pack_items(items: Sequence[Item | Upscale]) -> bytes:
+    """A request of the server: items to draw together, or one to make larger."""
+    if isinstance(items[0], Upscale):
+        (item,) = items
+        said = {key: value for key, value in vars(item).items() if key != "file"}
+        return pack({"upscale": said}, items[0].file)
     return pack({"items": [asdict(item) for item in items]})
 
 
@@ -100,30 +163,45 @@ def unpack_items(header: dict[str, Any]) -> list[Item]:
     return [Item(**{**item, "resolutions": tuple(item["resolutions"])}) for item in header["items"]]
 
 
+def unpack_upscale(header: dict[str, Any], file: bytes) -> Upscale:
+    """The one picture of a request."""
+    return Upscale(file=file, **header["upscale"])
+
+
+RASTER_PARTS = ("pixels", "icc", "exif")
+
+
 def pack_answers(answers: Sequence[Answer]) -> bytes:
     """A worker's answer."""
-    said = [
-        {
-            "sides": [side for side, _ in answer.pictures],
-            "tokens": answer.tokens,
-            "warning": answer.warning,
-            "refusal": answer.refusal,
-            "failure": answer.failure,
-        }
-        for answer in answers
-    ]
-    return pack({"answers": said}, b"".join(pixels for answer in answers for _, pixels in answer.pictures))
+    said, parts = [], []
+    for answer in answers:
+        one = {key: value for key, value in vars(answer).items() if key not in ("pictures", "raster")}
+        one["sides"] = [side for side, _ in answer.pictures]
+        parts += [pixels for _, pixels in answer.pictures]
+        if answer.raster is not None:
+            held = [getattr(answer.raster, name) for name in RASTER_PARTS]
+            facts = {key: value for key, value in vars(answer.raster).items() if key not in RASTER_PARTS}
+            one["raster"] = facts | {"lengths": [len(part) for part in held]}
+            parts += held
+        said.append(one)
+    return pack({"answers": said}, b"".join(parts))
 
 
 def unpack_answers(header: dict[str, Any], pixels: bytes) -> list[Answer]:
     """The answers of a worker."""
     answers = []
     start = 0
+
+    def next_part(length: int) -> bytes:
+        nonlocal start
+        start += length
+        return pixels[start - length : start]
+
     for said in header["answers"]:
-        pictures = []
-        for side in said.pop("sides"):
-            pictures.append((side, pixels[start : start + 3 * side**2]))
-            start += 3 * side**2
+        pictures = [(side, next_part(3 * side**2)) for side in said.pop("sides")]
+        if raster := said.pop("raster", None):
+            parts = zip(RASTER_PARTS, map(next_part, raster.pop("lengths")), strict=True)
+            said["raster"] = Raster(**raster | dict(parts))
         answers.append(Answer(pictures, **said))
     assert start == len(pixels), (start, len(pixels))
     return answers

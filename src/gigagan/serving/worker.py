@@ -5,11 +5,13 @@ Run by the supervisor as `python -m gigagan.serving.worker FD OPTIONS`, FD being
 
 import json
 import logging
+import select
 import signal
 import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 
 from gigagan.editing import Key, mix
 from gigagan.editing.film import Moment, points
@@ -18,6 +20,7 @@ from gigagan.models.frozen_labels import ClassNames
 from gigagan.models.latents import Latents
 from gigagan.pipeline import DEFAULT_PSI, MAX_SEED, Pipeline
 from gigagan.serving import wire
+from gigagan.serving.enlarge import enlarged
 from gigagan.serving.wire import Answer, Facts, Item
 
 WARM_UP = 2  # the first draws are slow: memory is laid out, kernels are chosen
@@ -107,7 +110,12 @@ def facts(pipe: Pipeline) -> Facts:
         num_layers=pipe.generator.num_ws,
         batch=pipe.micro_batch,
         psi=DEFAULT_PSI,
+        factor=0 if pipe.enlarger is None else pipe.enlarger.factor,
     )
+
+
+def _has_news(channel: socket.socket) -> bool:
+    return bool(select.select([channel], [], [], 0)[0])
 
 
 def main() -> None:
@@ -123,7 +131,15 @@ def main() -> None:
             stream.write(wire.pack({"error": str(error)}))
             return
         while message := wire.read(stream):
-            stream.write(wire.pack_answers(answer(pipe, wire.unpack_items(message[0]))))
+            header, content = message
+            if "upscale" in header:
+                # The server says nothing while it waits but that it waits no more; or it is gone.
+                answers = [enlarged(pipe, wire.unpack_upscale(header, content), partial(_has_news, channel))]
+            elif "items" in header:
+                answers = answer(pipe, wire.unpack_items(header))
+            else:
+                continue  # to stop what was stopped or done already
+            stream.write(wire.pack_answers(answers))
             stream.flush()
 
 

@@ -38,7 +38,7 @@ BAND_BYTES = 192 * 2**20
 TILE = 1024
 """Side of a tile of `draw` in pixels of the result: its maps take some 0.3 GB, its surroundings a sixth of the work."""
 Progress = Callable[[int], object]
-"""Called with the number of input pixels that are done now."""
+"""Called with the number of input pixels that are done now; often with 0, so that it can end the work by raising."""
 
 
 class Source(Protocol):
@@ -268,9 +268,10 @@ class _Pass:
         outer = self._around(block, self.halo)
         side = max(self.height, self.width) if self.whole else LOOK_SIDE
         deep = torch.cat(
-            [torch.cat([self._descended(t, outer) for t in row], dim=3) for row in outer.tiles(side)], dim=2
+            [torch.cat([self._descended(t, outer, progress) for t in row], dim=3) for row in outer.tiles(side)], dim=2
         )
         deep = self.network.synthesis.attend(deep, *self.args)
+        progress(0)
         if not self.whole:
             return_memory()  # the tiles' maps don't fit into the gaps that the large ones left
         rows = []
@@ -278,8 +279,9 @@ class _Pass:
             rows.append(torch.cat([self._tile(tile, deep, outer, progress) for tile in row], dim=2))
         return torch.cat(rows, dim=1)
 
-    def _descended(self, tile: Area, outer: Area) -> Float[Tensor, "1 C h w"]:
+    def _descended(self, tile: Area, outer: Area, progress: Progress) -> Float[Tensor, "1 C h w"]:
         """The map that the deepest levels are given, over a tile of a block and what is around it."""
+        progress(0)
         seen = self._around(tile, _multiple(self.reach.descend, STRIDE))
         return tile.of(self._descend(seen)[0], seen, self.scale)
 
@@ -288,7 +290,9 @@ class _Pass:
         around = self._around(tile, _multiple(self.reach.ascend + self.reach.draw, STRIDE))
         seen = self._around(around, _multiple(self.reach.descend, STRIDE))
         skips = [around.of(skip, seen, 1 << i) for i, skip in enumerate(self._descend(seen)[1])]
+        progress(0)
         x = self.network.synthesis.ascend(around.of(deep, outer, self.scale), skips, *self.args)
+        progress(0)
         return self._draw(x, self._read(around)[:, :3], tile, around, progress)
 
     def _descend(self, seen: Area) -> tuple[Tensor, list[Tensor]]:

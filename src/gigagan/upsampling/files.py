@@ -9,7 +9,8 @@ from pathlib import Path
 
 from gigagan.errors import DataError
 from gigagan.upsampling.enlarger import Enlarger, Progress, Request
-from gigagan.upsampling.photo import Photo, Size, read_photo, size_of, write_photo
+from gigagan.upsampling.photo import Photo, read_photo, write_photo
+from gigagan.upsampling.size import Size, size_of
 
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".mpo", ".ppm", ".pgm", ".tga"}

@@ -23,6 +23,7 @@ from gigagan.errors import ConfigError, DataError
 from gigagan.upsampling.enlarger import Enlarger, Progress, Request
 from gigagan.upsampling.png import write_png
 from gigagan.upsampling.resize import fitted
+from gigagan.upsampling.size import Size, size_of
 
 MAX_PIXELS = 128 * 2**20
 """Of a picture that comes in: above any camera in common use, below what a bomb unfolds to."""
@@ -109,29 +110,39 @@ class Photo:
 
 def read_photo(path: Path) -> Photo:
     """The picture in a file. Raises DataError, one line, where it can't be used."""
+    # Of a path Pillow maps some TIFFs into memory, and then forgets to turn them.
+    with path.open("rb") as file:
+        try:
+            return photo_in(file)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+
+
+def photo_in(file: BinaryIO, *, formats: tuple[str, ...] | None = None) -> Photo:
+    """The picture in an open file; `formats`: Pillow's names of those that may be tried, None = all.
+
+    Raises DataError, one line that doesn't name the file, where it can't be used.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures and odd metadata; there are limits of our own
-            # Of a path Pillow maps some TIFFs into memory, and then forgets to turn them.
-            with path.open("rb") as file, Image.open(file) as image:
+            with Image.open(file, formats=formats) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise DataError(
-                        f"{path}: {width} x {height} px is too large; at most {MAX_PIXELS // 2**20} megapixels are read"
+                        f"{width} x {height} px is too large; at most {MAX_PIXELS // 2**20} megapixels are read"
                     )
                 if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
-                    raise DataError(f"{path}: has {frames} frames; expected a still picture, so save one of them")
+                    raise DataError(f"has {frames} frames; expected a still picture, so save one of them")
                 image.load()
                 return _upright(image)
-    except DataError as error:
-        raise DataError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
-    except UnidentifiedImageError:  # its message holds an address
-        raise DataError(f"{path}: isn't a picture in a format that Pillow reads; save it as PNG or JPEG") from None
-    except (FileNotFoundError, PermissionError, IsADirectoryError):
+    except DataError:
         raise
+    except UnidentifiedImageError:  # its message holds an address
+        raise DataError("isn't a picture in a format that Pillow reads; save it as PNG or JPEG") from None
     except Exception as error:  # whatever a decoder makes of a damaged file
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise DataError(f"{path}: isn't a whole picture ({reason}); get it again") from None
+        raise DataError(f"isn't a whole picture ({reason}); get it again") from None
 
 
 def as_photo(image: Image.Image) -> Photo:
@@ -176,29 +187,6 @@ def _cmyk_to_rgb(image: Image.Image, icc: bytes) -> Image.Image:
         assert turned is not None
         return turned
     return image.convert("RGB")
-
-
-@dataclass(frozen=True)
-class Size:
-    """How large a picture becomes."""
-
-    scale: int
-    """Power of two that the network makes."""
-    width: int
-    """In pixels, after that is brought to the size asked for."""
-    height: int
-
-
-def size_of(width: int, height: int, *, scale: int = 0, longest: int = 0) -> Size:
-    """`scale` times as large, or with a longer side of `longest` px. Raises DataError where that isn't larger."""
-    if scale:
-        return Size(scale, width * scale, height * scale)
-    side = max(width, height)
-    if longest <= side:
-        raise DataError(f"is {width} x {height} px already; a longer side of {longest} px isn't larger")
-    needed = 1 << (-(-longest // side) - 1).bit_length()
-    small = max(round(min(width, height) * longest / side), 1)
-    return Size(needed, *((longest, small) if width >= height else (small, longest)))
 
 
 def upsample_photo(
