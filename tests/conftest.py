@@ -155,3 +155,42 @@ def upsampler() -> Any:
             if name.endswith("bias"):
                 parameter.data += 0.1 * torch.randn_like(parameter)
     return network.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def small_model(tiny_networks: Callable[[int], tuple[Any, Any]], upsampler: Any, tmp_path_factory: Any) -> Path:
+    """A model directory of 16 px, an upsampler to 64, and a small MiniLM with the real tokenizer."""
+    from gigagan.models.frozen import MiniLM
+    from gigagan.models.frozen_files import PromptTokenizer
+    from gigagan.models.frozen_text import _bert_shapes
+    from gigagan.pipeline import Pipeline
+
+    config = {"vocab_size": 30522, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config |= {"intermediate_size": 64, "max_position_embeddings": 16, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
+    rng = torch.Generator().manual_seed(0)
+    weights = {name: torch.randn(shape, generator=rng) / 2 for name, shape in _bert_shapes(config).items()}
+    tokenizer = PromptTokenizer.read(Path(__file__).parents[1] / "src/gigagan/pretrained/emoji/tokenizer", 12)
+    encoder = MiniLM(config, weights, tokenizer, licences={"LICENSE": b"of the encoder"})
+    path = tmp_path_factory.mktemp("small") / "model"
+    Pipeline(tiny_networks(0)[0], encoder, upsampler=upsampler).save_pretrained(path)
+    (path / "NOTICE").write_text("of the pictures\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def exported_model(small_model: Path, tmp_path_factory: Any) -> Callable[[str], Path]:
+    """The small model as graphs of a format, exported by the command once."""
+    from functools import cache
+
+    from gigagan import cli
+
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+
+    @cache
+    def made(format: str) -> Path:
+        path: Path = tmp_path_factory.mktemp("exported") / format
+        assert cli.run(["export", str(small_model), "--format", format, "--out", str(path)]) == 0
+        return path
+
+    return made

@@ -130,6 +130,8 @@ def load_model(path: str | Path, device: torch.device | str = "cpu", *, discrimi
     path = find_model(path)
     settle(path)
     index = read_index(path)
+    if "export" in index:
+        raise CheckpointError(f"{path}: holds exported graphs; give the model that they were made of, with its weights")
     networks: dict[str, Any] = {}
     builders = (
         ("generator", generator_on_meta),

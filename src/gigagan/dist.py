@@ -143,3 +143,12 @@ def device(name: str = "auto") -> torch.device:
     if not found.get(chosen.type, False):
         raise ConfigError(f"device {name!r} isn't on this machine; use cpu")
     return chosen
+
+
+def dtype(name: torch.dtype | str | None) -> torch.dtype:
+    """The arithmetic of that name to draw in; None = float32. Raises ConfigError where it is none."""
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    plain = str(name or "float32").removeprefix("torch.")
+    if plain not in known:
+        raise ConfigError(f"dtype {plain} isn't one to draw in; use float32 or bfloat16")
+    return known[plain]

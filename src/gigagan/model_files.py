@@ -39,13 +39,19 @@ MAX_LAYERS = 256
 """Most layers of one kind; the paper's most is 4 a side. More would take minutes to build, memory aside."""
 
 
-def write_index(folder: Path, classes: Mapping[str, str], provenance: Mapping[str, Any]) -> None:
-    """Write model_index.json, last of all: it names the parts and hashes every other file."""
+def write_index(
+    folder: Path, classes: Mapping[str, str], provenance: Mapping[str, Any], *, export: Mapping[str, Any] | None = None
+) -> None:
+    """Write model_index.json, last of all: it names the parts and hashes every other file.
+
+    `export` says of which kind the graphs are that stand in place of weights.
+    """
     index = {
         "_class_name": "Pipeline",
         "_gigagan_version": __version__,
         "format_version": MODEL_FORMAT,
         **{part: ["gigagan", name] for part, name in classes.items()},
+        **({} if export is None else {"export": dict(export)}),
         "provenance": dict(provenance),
         "sha256": file_hashes(folder),
     }

@@ -19,8 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from gigagan import dist
-from gigagan.checkpoint import load_model, save_model
+from gigagan.checkpoint import find_model, load_model, save_model
 from gigagan.errors import ConfigError, PromptError
+from gigagan.exported import check_options, check_weights, is_exported, load_exported, runs_graphs
 from gigagan.metadata import PictureInfo
 from gigagan.model_files import hash_of_parts
 from gigagan.models.frozen import TextEncoder
@@ -121,7 +122,8 @@ class Pipeline:
         self._synthesize = torch.compile(synthesis, dynamic=False) if compiled else synthesis
         self.upsampler = upsampler
         self._second = None if upsampler is None else SecondStage(upsampler, generator, dtype)
-        self.enlarger = None if upsampler is None else Enlarger(upsampler, text_encoder, dtype=dtype)
+        alone = None if upsampler is None or runs_graphs(upsampler) else upsampler  # photographs need its weights
+        self.enlarger = None if alone is None else Enlarger(alone, text_encoder, dtype=dtype)
         self._prompts: OrderedDict[str, _Prompt] = OrderedDict()
 
     @classmethod
@@ -136,11 +138,17 @@ class Pipeline:
     ) -> "Pipeline":
         """The model in a directory, or the one of that name in the package. `dtype`: float32 (default) or bfloat16.
 
+        Or an exported model (`gigagan export`), run by ONNX Runtime or OpenVINO: it draws, but holds no weights.
+
         `compiled`: as in the constructor. Unless `upsampled` the upsampler is left out where there is one.
 
         Raises CheckpointError where a file is missing, damaged or of another shape.
         """
-        arithmetic = _dtype(dtype)
+        arithmetic = dist.dtype(dtype)
+        if is_exported(place := find_model(path)):
+            check_options(device, compiled=compiled)
+            found = load_exported(place, dtype=arithmetic, upsampled=upsampled)
+            return cls(**found.parts, dtype=arithmetic, index=found.index)
         device = dist.device(device) if isinstance(device, str) else device
         model = load_model(path, device, discriminator=False)
         if model.generator is None:
@@ -151,6 +159,7 @@ class Pipeline:
 
     def save_pretrained(self, path: str | Path, *, dtype: torch.dtype = torch.float32) -> Path:
         """Write a model directory with these networks and the text encoder; the provenance is kept."""
+        check_weights(self.generator, "save_pretrained")
         provenance = self.index.get("provenance", {})
         networks = self.generator, self.text_encoder
         return save_model(Path(path), *networks, provenance=provenance, dtype=dtype, upsampler=self.upsampler)
@@ -283,6 +292,7 @@ class Pipeline:
         EXIF are kept. Raises ConfigError where the model has no upsampler, DataError where the picture can't be used.
         """
         if self.enlarger is None:
+            check_weights(self.generator, "upsample")
             raise ConfigError("this model holds no upsampler; load one that does")
         request = Request(prompt, check_seed(seed), noise)
         self.enlarger.check(request)
@@ -387,11 +397,3 @@ def _as_type(img: Tensor, output_type: OutputType) -> Any:
         return to_pil(img)
     scaled = img.to(torch.float32) / 255
     return scaled if output_type == "pt" else scaled.permute(0, 2, 3, 1).contiguous().numpy()
-
-
-def _dtype(dtype: torch.dtype | str | None) -> torch.dtype:
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    name = str(dtype or "float32").removeprefix("torch.")
-    if name not in known:
-        raise ConfigError(f"dtype {name} isn't one to draw in; use float32 or bfloat16")
-    return known[name]

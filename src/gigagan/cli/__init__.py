@@ -54,6 +54,10 @@ COMMANDS = {
         "gigagan.cli.evaluate_upsampler:evaluate_upsampler",
         "Measure the upsampler of MODEL on held-out pictures, beside bicubic and Lanczos.",
     ),
+    "export": (
+        "gigagan.cli.export:export",
+        "Write the base, the upsampler and the text encoder of MODEL as graphs that need no PyTorch.",
+    ),
     "config": ("gigagan.cli.config:config", "Print every key of PRESET with KEY=VALUE overrides applied."),
     "info": (
         "gigagan.cli.info:info",

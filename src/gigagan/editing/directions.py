@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gigagan.editing.tensor_file import read_tensor, tensor_bytes
 from gigagan.errors import ConfigError, DataError
+from gigagan.exported import check_weights
 from gigagan.models.adaptive_conv import AdaptiveConv
 from gigagan.models.generator import Generator
 
@@ -76,6 +77,7 @@ def style_factors(generator: Generator, w: Float[Tensor, "N S"], count: int) -> 
 
     What moves the kernels of all layers the most for a step of w; `w` only says how long a step is.
     """
+    check_weights(generator, "style_factors")
     affines = [module.to_scale for module in generator.synthesis.modules() if isinstance(module, AdaptiveConv)]
     A = torch.cat([affine.weight.double() * affine.gain for affine in affines])  # [I of all layers, S]
     _, axes = torch.linalg.eigh(A.T @ A)  # ascending

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gigagan import losses
+from gigagan.exported import check_weights
 from gigagan.models.frozen import ImageNetwork
 from gigagan.models.generator import Generator
 from gigagan.models.latents import Latents
@@ -39,6 +40,7 @@ def project(
     start.
     """
     # Unstated: the paper projects nothing; Adam on a style for each layer, as Abdal et al. 2019 do for StyleGAN.
+    check_weights(generator, "projection")
     synthesis = deepcopy(generator.synthesis).train()  # the convolutions' forms for training take a batch at once
     target = to_float(img.to(start.ws.device))
     levels = len(generator.cfg.resolutions)

@@ -8,7 +8,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gigagan.models.layers import (
@@ -38,11 +38,12 @@ class AdaptiveConv(nn.Module):
     mixed kernel is a quadratic form in a and s^2 over the bank's Gram matrix: no per-sample kernel is ever
     modulated, squared or summed. What is left has exactly equal forms:
       shared    one filter: the same convolution for the whole batch;
-      bank      sum_n a_n K_n * x = [K_1 ... K_N] * [a_1 x ... a_N x]: the same, N times as wide (training);
+      bank      sum_n a_n K_n * x = [K_1 ... K_N] * [a_1 x ... a_N x]: the same, N times as wide (training, export);
       sample    mix the bank into one kernel, a sample after the other (drawing on a CPU);
       grouped   mix the bank into all samples' kernels, then one grouped convolution (drawing elsewhere);
       matmul    for small 1x1 kernels on large maps: build each sample's whole kernel, then one batched product.
-    The form depends on the layer, the device, the size of the map and whether it trains; never on the batch.
+    The form depends on the layer, the device, the size of the map, and whether it trains or is exported; never on the
+    batch.
     """
 
     # Unstated: the order of convolution and upsampling; convolving first is a quarter of the work.
@@ -70,8 +71,12 @@ class AdaptiveConv(nn.Module):
         self.demodulate = demodulate
         self.up = up
         self.activation = activation
+        self.traceable = False
+        """Whether to draw by forms that are one graph for batches and maps of any size: *shared* and *bank*."""
         self.fixed_gram: Tensor | None = None
         """The bank's Gram matrix, where `prepare` was called."""
+        self.fixed_pairs: Tensor | None = None
+        """Both filters of each of its entries."""
         self.packed: Tensor | None = None
         """The only filter in the layout of the CPU's convolutions, where `prepare` found one."""
 
@@ -79,11 +84,11 @@ class AdaptiveConv(nn.Module):
         w = w.to(torch.float32)
         scale = self.to_scale(w) * self.gain  # [B, I]
         select = None if self.to_select is None else self.to_select(w).softmax(dim=1)  # [B, N]
-        if self._prefers_matmul(x):
+        if not self.traceable and self._prefers_matmul(x):
             return self._matmul_form(x, scale, select)
         if select is None:
             y = self._shared_form(x, scale)
-        elif self.training:
+        elif self.training or self.traceable:
             y = self._bank_form(x, scale, select)
         elif x.device.type == "cpu":
             y = self._sample_form(x, scale, select)
@@ -106,6 +111,7 @@ class AdaptiveConv(nn.Module):
         """Fix the weights for drawing in dtype: the bank as the convolutions read it, its Gram matrix once."""
         self.eval()
         self.fixed_gram = self._gram() if self.demodulate else None
+        self.fixed_pairs = self._pairs()
         bank = self.bank.to(dtype).permute(0, 1, 3, 4, 2).contiguous()  # channels-last, within each filter
         self.bank = nn.Parameter(bank.permute(0, 1, 4, 2, 3), requires_grad=False)
         kernel = bank.shape[2]
@@ -181,16 +187,18 @@ class AdaptiveConv(nn.Module):
     def _gram(self) -> Float[Tensor, "P O I"]:
         """sum_kl K_n K_m for each pair n <= m of filters, float32; those of two filters twice, as they occur twice."""
         bank = self.bank.to(torch.float32).flatten(3)  # [N, O, I, kk]
-        pairs = torch.triu_indices(len(bank), len(bank))
-        products = [(bank[n] * bank[m]).sum(dim=2) * (1 if n == m else 2) for n, m in pairs.T.tolist()]
+        products = [(bank[n] * bank[m]).sum(dim=2) * (1 if n == m else 2) for n, m in self._pairs().T.tolist()]
         return torch.stack(products)
+
+    def _pairs(self) -> Int[Tensor, "2 P"]:
+        return torch.triu_indices(len(self.bank), len(self.bank), device=self.bank.device)
 
     def _demodulation(self, scale: Tensor, select: Tensor | None) -> Float[Tensor, "B O"]:
         """1 / norm of each sample's mixed and modulated kernel."""
         gram = self._gram() if self.fixed_gram is None else self.fixed_gram
         energy = (scale.square() @ gram.flatten(0, 1).T).unflatten(1, gram.shape[:2])  # [B, P, O]
         if select is not None:
-            n, m = torch.triu_indices(select.shape[1], select.shape[1], device=select.device)
+            n, m = self._pairs() if self.fixed_pairs is None else self.fixed_pairs
             energy = energy * (select[:, n] * select[:, m])[:, :, None]
         return (energy.sum(dim=1) + DEMODULATION_EPS).rsqrt()
 

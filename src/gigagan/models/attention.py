@@ -67,6 +67,8 @@ class L2Attention(nn.Module):
     def __init__(self, dim: int, context_dim: int, *, inner_dim: int, num_heads: int, tied: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.traceable = False
+        """Whether to take the same form for any number of keys: the unfused one."""
         self.to_q = EqualLinear(dim, inner_dim, bias=False)
         self.to_k = None if tied else EqualLinear(context_dim, inner_dim, bias=False)
         self.to_v = EqualLinear(context_dim, inner_dim, bias=False)
@@ -82,7 +84,7 @@ class L2Attention(nn.Module):
         k = self.split((self.to_k or self.to_q)(context))
         v = self.split(self.to_v(context))
         slow_fused = UNFUSED_KEYS if self.training or q.dtype == torch.bfloat16 else UNFUSED_KEYS_FLOAT32
-        fused = x.device.type != "cpu" or k.shape[2] > slow_fused
+        fused = not self.traceable and (x.device.type != "cpu" or k.shape[2] > slow_fused)
         return self.to_out(l2_attention(q, k, v, key_mask, fused=fused).transpose(1, 2).flatten(2))
 
     def split(self, x: Float[Tensor, "B K C"]) -> Float[Tensor, "B heads K d"]:

@@ -59,7 +59,7 @@ class ClipText:
         """Features of prompts, each computed alone: the same bits whatever it is asked beside."""
         ids = self._ids(prompts)
         with torch.no_grad():
-            tokens = torch.cat([self._forward(one) for one in ids.split(1)])
+            tokens = torch.cat([self.features(one) for one in ids.split(1)])
         return TextFeatures(tokens, torch.ones_like(ids, dtype=torch.bool), ids.argmax(dim=1))
 
     def count_tokens(self, prompt: str) -> int:
@@ -82,8 +82,8 @@ class ClipText:
         rows = [self.tokenizer.ids(prompt) for prompt in prompts]
         return torch.tensor([ids + [0] * (self.max_tokens - len(ids)) for ids in rows], device=self.device)
 
-    def _forward(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T E"]:
-        """The penultimate layer's output."""
+    def features(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T E"]:
+        """Of tokens: the penultimate layer's output."""
         # Unstated: whether CLIP's final LayerNorm follows; it doesn't, as is usual where this layer is taken.
         return self.network(input_ids=ids, output_hidden_states=True).hidden_states[-2]
 

@@ -164,12 +164,14 @@ class MiniLM:
         self.weights = {name: w.to(self.device, torch.float16).float() for name, w in weights.items()}
         self.tokenizer = tokenizer
         self.licences = licences or {}
+        self.packing = True
+        """Whether weights may be kept in the layout of the CPU's products, which exporters can't see into."""
         self._packed: dict[str, Tensor] = {}
 
     def encode(self, prompts: Sequence[str]) -> TextFeatures:
         """Features of prompts, each computed alone: the same bits whatever it is asked beside."""
         with torch.no_grad():
-            tokens = [self._tokens(self._ids(prompt))[0] for prompt in prompts]
+            tokens = [self.features(self._ids(prompt))[0] for prompt in prompts]
         return TextFeatures.from_ragged(tokens, self.max_tokens)
 
     def encode_ragged(self, prompts: Sequence[str], batch: int = 64) -> list[Tensor]:
@@ -182,7 +184,7 @@ class MiniLM:
             for indices in by_length.values():
                 for start in range(0, len(indices), batch):
                     chunk = indices[start : start + batch]
-                    tokens.update(zip(chunk, self._tokens(torch.cat([all_ids[i] for i in chunk])), strict=True))
+                    tokens.update(zip(chunk, self.features(torch.cat([all_ids[i] for i in chunk])), strict=True))
         return [tokens[i] for i in range(len(prompts))]
 
     def count_tokens(self, prompt: str) -> int:
@@ -203,8 +205,8 @@ class MiniLM:
     def _ids(self, prompt: str) -> Int[Tensor, "1 t"]:
         return torch.tensor([self.tokenizer.ids(prompt)], device=self.device)
 
-    def _tokens(self, ids: Int[Tensor, "B t"]) -> Float[Tensor, "B t E"]:
-        """The features: last hidden states, and at [CLS] their mean, which is what MiniLM puts a sentence in."""
+    def features(self, ids: Int[Tensor, "B t"]) -> Float[Tensor, "B t E"]:
+        """Of equally long prompts: last hidden states, and at [CLS] their mean, where MiniLM puts a sentence."""
         x = self._forward(ids)
         return torch.cat([x.mean(dim=1, keepdim=True), x[:, 1:]], dim=1)
 
@@ -229,7 +231,7 @@ class MiniLM:
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
         weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
-        if not packable(weight):
+        if not self.packing or not packable(weight):
             return F.linear(x, weight, bias)
         if name not in self._packed:
             self._packed[name] = pack_linear(weight)

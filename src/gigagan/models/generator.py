@@ -157,7 +157,7 @@ class SynthesisNetwork(nn.Module):
         text_mask: Bool[Tensor, "B L T"] | Float[Tensor, "B L T"],
         dtype: torch.dtype = torch.float32,
     ) -> list[Tensor]:
-        x = self.input.to(dtype).expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        x = self.input.to(dtype).expand(ws.shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
         pyramid: list[Tensor] = []
         start = 0
         for level, num_blocks in zip(self.levels.values(), self.blocks, strict=True):

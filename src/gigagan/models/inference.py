@@ -6,6 +6,7 @@ from typing import TypeVar
 import torch
 
 from gigagan.models.adaptive_conv import AdaptiveConv
+from gigagan.models.attention import L2Attention
 from gigagan.models.generator import Generator
 from gigagan.models.layers import EqualConv, EqualLinear
 from gigagan.models.upsampler import Upsampler
@@ -26,4 +27,13 @@ def prepared(generator: N, dtype: torch.dtype, *, pack: bool = True) -> N:
         if isinstance(module, EqualLinear | EqualConv | AdaptiveConv):
             in_float32 = not name.startswith("synthesis.") or name.endswith(READ_STYLE)
             module.prepare(torch.float32 if in_float32 else dtype, pack=pack)
+    return copy
+
+
+def traceable(network: N) -> N:
+    """A copy that draws in float32 by equal forms that don't depend on the batch or the size: one graph for all."""
+    copy = prepared(network, torch.float32, pack=False)
+    for module in copy.modules():
+        if isinstance(module, AdaptiveConv | L2Attention):
+            module.traceable = True
     return copy

@@ -75,7 +75,7 @@ class TextTransformer(nn.Module):
             x = layer(x, features.mask)
         x = self.norm(x)
 
-        t_global = x[torch.arange(len(x), device=x.device), features.global_index]
+        t_global = x[torch.arange(x.shape[0], device=x.device), features.global_index]
         rest = others(features.global_index, num_tokens=x.shape[1])
         t_local = x.gather(1, rest[:, :, None].expand(-1, -1, x.shape[2]))
         return TextCondition(t_local, features.mask.gather(1, rest), t_global)
