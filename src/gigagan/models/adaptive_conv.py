@@ -187,7 +187,8 @@ class AdaptiveConv(nn.Module):
     def _gram(self) -> Float[Tensor, "P O I"]:
         """sum_kl K_n K_m for each pair n <= m of filters, float32; those of two filters twice, as they occur twice."""
         bank = self.bank.to(torch.float32).flatten(3)  # [N, O, I, kk]
-        products = [(bank[n] * bank[m]).sum(dim=2) * (1 if n == m else 2) for n, m in self._pairs().T.tolist()]
+        pairs = torch.triu_indices(len(bank), len(bank)).T.tolist()
+        products = [(bank[n] * bank[m]).sum(dim=2) * (1 if n == m else 2) for n, m in pairs]
         return torch.stack(products)
 
     def _pairs(self) -> Int[Tensor, "2 P"]:
