@@ -20,6 +20,7 @@ BENCH_ARGS ?=
 
 BIN := .venv/bin
 BENCH_BIN := .bench-venv/bin
+DIFFUSERS := diffusers==0.42.1 importlib_metadata zipp requests urllib3 charset-normalizer regex filelock huggingface-hub
 PEERS := gigagan-pytorch==0.3.0 aura-sr==0.0.4 diffusers==0.42.1 transformers==5.24.0 openvino==2026.4.1
 PROMPTS := src/gigagan/presets/demo.txt
 
@@ -66,7 +67,9 @@ test-slow: .venv/.dev
 test-gpu: .venv/.dev
 	$(BIN)/python -m pytest -m gpu
 
+# diffusers loads our model directories; none of ours needs it, and it may not choose torch.
 e2e: .venv/.dev
+	$(BIN)/pip install -q --no-deps $(PIP_ARGS) $(DIFFUSERS)
 	$(BIN)/python -m pytest -m e2e tests/e2e
 
 matrix: .venv/.dev

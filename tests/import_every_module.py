@@ -14,7 +14,9 @@ SERVER = {"fastapi", "prometheus_client", "starlette", "uvicorn"}
 OPTIONAL = {"grain", "tensorboard", "transformers", "pyarrow", "resvg_py", "torchmetrics", "torchvision"}
 
 root = Path(gigagan.__path__[0])
-names = sorted(".".join(path.relative_to(root.parent).with_suffix("").parts) for path in root.rglob("*.py"))
+# What lies beside the weights goes with them, for diffusers; it is no module of the package.
+paths = [path.relative_to(root.parent) for path in root.rglob("*.py") if "pretrained" not in path.parts]
+names = sorted(".".join(path.with_suffix("").parts) for path in paths)
 for name in names:
     try:
         importlib.import_module(name.removesuffix(".__init__"))

@@ -1,5 +1,6 @@
 """Model directories and training states: whole or not at all, checked before use, nothing pickled."""
 
+import hashlib
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ from torch import Tensor
 from gigagan import checkpoint, commit, model_files
 from gigagan.checkpoint import find_model, latest_state, load_model, model_hash, save_model, save_state
 from gigagan.errors import CheckpointError
+from gigagan.model_files import read_index
 from gigagan.models.discriminator import Discriminator
 from gigagan.models.frozen import HashedText
 from gigagan.models.generator import Generator
@@ -93,6 +95,14 @@ def test_a_weight_too_large_for_the_file_is_refused(tiny_networks: Networks, tmp
     with pytest.raises(CheckpointError, match=r"w_avg isn't finite in float16; use float32"):
         save_model(tmp_path / "model", G, HashedText(), provenance={}, dtype=torch.float16)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_generator_goes_with_its_class_for_diffusers(saved: Path) -> None:
+    written = (saved / "pipeline.py").read_bytes()
+    assert compile(written, "pipeline.py", "exec")
+    for model in (saved, find_model("emoji")):
+        assert (model / "pipeline.py").read_bytes() == written
+        assert read_index(model)["sha256"]["pipeline.py"] == hashlib.sha256(written).hexdigest()
 
 
 def test_files_are_as_readable_as_others(saved: Path) -> None:

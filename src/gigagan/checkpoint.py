@@ -46,7 +46,10 @@ log = logging.getLogger(__name__)
 
 STATE_FORMAT = 1
 _STEP = re.compile(r"step-(\d{8,})")
-_PARTS = (MODEL_INDEX, "README.md", *NETWORK_PARTS, "text_encoder", "tokenizer")
+PACKAGED = Path(str(resources.files("gigagan"))) / "pretrained"
+FOR_DIFFUSERS = "pipeline.py"
+"""The class by which diffusers loads a model directory, the packaged one's for all. gigagan never runs it."""
+_PARTS = (MODEL_INDEX, "README.md", FOR_DIFFUSERS, *NETWORK_PARTS, "text_encoder", "tokenizer")
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,8 @@ def save_model(
             write_json(folder / name / "config.json", network_config(network, dtype))
             write_tensors(folder / name / "model.safetensors", _converted(network, dtype, what=name))
         text_encoder.save(folder)
+        if generator is not None:
+            shutil.copyfile(PACKAGED / "emoji" / FOR_DIFFUSERS, folder / FOR_DIFFUSERS)
         (folder / "README.md").write_text(_model_card(generator, upsampler, text_encoder, provenance), encoding="utf-8")
         write_index(
             folder, {name: NETWORK_PARTS[name] for name in parts} | {"text_encoder": text_encoder.name}, provenance
@@ -117,7 +122,7 @@ def save_model(
 
 def find_model(path: str | Path) -> Path:
     """A model directory: the path itself or, where it names none, the model of that name in the package (`emoji`)."""
-    packaged = Path(str(resources.files("gigagan"))) / "pretrained" / str(path)
+    packaged = PACKAGED / str(path)
     return packaged if Path(path).name == str(path) and not Path(path).exists() and packaged.is_dir() else Path(path)
 
 
