@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from harness import conditions, wait_until_idle
 
+from gigagan.allocator import keep_memory
 from gigagan.export import export
 from gigagan.pipeline import Pipeline
 
@@ -55,7 +56,7 @@ def row(pipes: dict[str, Pipeline], rounds: int) -> dict[str, Any]:
     names = list(pipes)
     for pipe in pipes.values():
         for number in range(3):
-            one_pass(pipe, -1 - number)
+            one_pass(pipe, rounds + number)
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for n in range(rounds):
         for name in names[n % len(names) :] + names[: n % len(names)]:
@@ -83,6 +84,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_memory()  # as the command does
     rows = {}
     idle = wait_until_idle(arguments.wait_sec)
     for upsampled in (False, True):

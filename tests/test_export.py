@@ -15,10 +15,12 @@ from PIL import Image
 
 from gigagan import cli
 from gigagan.checkpoint import load_model, save_model
+from gigagan.config import AttentionConfig, GeneratorConfig
 from gigagan.editing import blend, mix, project, style_factors
 from gigagan.errors import CheckpointError, ConfigError
 from gigagan.export import LIMIT, check, export, measure
 from gigagan.models.frozen import ClassNames, HashedText, MiniLM, Unconditional, load_clip
+from gigagan.models.generator import Generator
 from gigagan.models.latents import Latents
 from gigagan.pipeline import Pipeline
 
@@ -235,9 +237,12 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_graph_that_differs_too_much_is_not_kept(tiny_networks: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_graph_that_differs_too_much_is_not_kept(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
-    model = Pipeline(tiny_networks(0)[0], HashedText(max_tokens=6)).save_pretrained(tmp_path / "model")
+    text: dict[str, Any] = {"text_layers": 0, "text_dim": 0, "attention": AttentionConfig(resolutions=(), depths=())}
+    sizes: dict[str, Any] = {"z_dim": 8, "w_dim": 8, "blocks": (1, 1), "num_filters": (2, 1), "channel_base": 64}
+    G = Generator(GeneratorConfig(resolution=8, mapping_layers=1, **sizes, **text), feature_dim=0)
+    model = Pipeline(G, Unconditional()).save_pretrained(tmp_path / "model")
     with pytest.raises(CheckpointError, match=r"generator/\w+ differs from PyTorch by .* at batch [15]; at most 1e-12"):
         export(model, tmp_path / "out", format="openvino", limit=1e-12)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
@@ -272,12 +277,11 @@ def test_pt2_and_aoti_say_the_same(format: str, small_model: Path, tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("kind", ["classes", "none", "clip"])
+@pytest.mark.parametrize(
+    ("kind", "format"),
+    [("classes", "onnx"), ("none", "onnx"), ("none", "openvino"), ("clip", "onnx"), ("clip", "openvino")],
+)
 def test_every_kind_of_condition(kind: str, format: str, clip_checkpoint: Path, tmp_path: Path) -> None:
-    from gigagan.config import AttentionConfig, GeneratorConfig
-    from gigagan.models.generator import Generator
-
     encoder: Any = {
         "classes": lambda: ClassNames(["cat", "dog", "owl"]),
         "none": Unconditional,
@@ -308,8 +312,8 @@ def test_every_kind_of_condition(kind: str, format: str, clip_checkpoint: Path, 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("format", FORMATS)
-def test_the_shipped_model_at_every_size(format: str, tmp_path: Path) -> None:
-    report = export("emoji", tmp_path / "out", format=format)
+def test_the_shipped_model_at_every_size(tmp_path: Path) -> None:
+    """As pt2; docs/export.md makes the other two."""
+    report = export("emoji", tmp_path / "out", format="pt2")
     assert [row["input"] for row in report["graphs"][-3:]] == ["64 x 64 px", "16 x 64 px", "56 x 24 px"]
     assert max(x for row in report["graphs"] for x in row["difference"].values()) <= 1e-4

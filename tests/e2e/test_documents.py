@@ -48,6 +48,7 @@ SCALE = {
         FRUIT: FRUIT.replace("--seconds 1", "--seconds 1 --fps 2"),
         FACE: FACE.replace("--fps 12", "--fps 2"),
     },
+    "docs/export.md": {},
     "docs/serving.md": {},
 }
 
