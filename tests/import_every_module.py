@@ -10,8 +10,18 @@ from pathlib import Path
 import gigagan
 
 # What gigagan.serving is made of; `gigagan serve` says in one line where it is missing.
-SERVER = {"fastapi", "prometheus_client", "starlette", "uvicorn"}
-OPTIONAL = {"grain", "tensorboard", "transformers", "pyarrow", "resvg_py", "torchmetrics", "torchvision"}
+SERVER = {"fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn"}
+OPTIONAL = {
+    "grain",
+    "tensorboard",
+    "transformers",
+    "pyarrow",
+    "resvg_py",
+    "torchmetrics",
+    "torchvision",
+    "onnxruntime",
+    "openvino",
+}
 
 root = Path(gigagan.__path__[0])
 # What lies beside the weights goes with them, for diffusers; it is no module of the package.
