@@ -96,7 +96,7 @@ def check(
 
 def _changed(path: Path) -> list[Fault]:
     """Shards that aren't what the manifest says."""
-    manifest = read_manifest(path) if path.is_dir() else None
+    manifest = read_manifest(path)
     faults = []
     for entry in manifest["shards"] if manifest is not None else []:
         shard, expected = path / entry["file"], entry.get("sha256")

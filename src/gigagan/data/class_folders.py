@@ -1,9 +1,9 @@
 """Pictures without captions: a folder for each class, whose name is the caption, or one folder of pictures."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from gigagan.data.captions import Caption
+from gigagan.data.places import entries, is_far
 from gigagan.data.sources import IMAGE_SUFFIXES, Fault, Record, read_inside
 from gigagan.errors import DataError
 
@@ -17,9 +17,10 @@ class ClassFolderSource:
     def __init__(self, folder: Path) -> None:
         """Raises DataError for one class alone, and for pictures beside the folders of classes."""
         self.folder = folder
-        loose = _pictures(folder.iterdir())
-        by_class = {entry.name: _pictures(entry.rglob("*")) for entry in sorted(folder.iterdir()) if entry.is_dir()}
-        self.classes = tuple(name for name, files in by_class.items() if files and not name.startswith("."))
+        inside = entries(folder)
+        loose = [entry for entry in inside if _is_picture(entry)]
+        by_class = {entry.name: _pictures(entry) for entry in inside if entry not in loose and entry.name[0] != "."}
+        self.classes = tuple(name for name, files in by_class.items() if files)
         if self.classes and loose:
             raise DataError(
                 f"{folder}: {loose[0].name} lies beside the folders of classes ({', '.join(self.classes[:3])}); "
@@ -45,5 +46,16 @@ class ClassFolderSource:
         return Record(self.key(index), image, (Caption(name),), {"class": name} if name else {})
 
 
-def _pictures(paths: Iterable[Path]) -> list[Path]:
-    return sorted(p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file() and p.name[0] != ".")
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "." and (is_far(path) or path.is_file())
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """Pictures at any depth, in the order of their paths; links to folders inside aren't followed."""
+    found = []
+    for entry in entries(folder):
+        if _is_picture(entry):
+            found.append(entry)
+        elif is_far(entry) or not entry.is_symlink():
+            found += _pictures(entry)
+    return sorted(found)

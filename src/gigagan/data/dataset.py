@@ -23,7 +23,7 @@ from gigagan.config import DataConfig, FilterConfig
 from gigagan.data.captions import Caption
 from gigagan.data.class_folders import ClassFolderSource
 from gigagan.data.index import INDEX_SUFFIX, IndexedSource, filtered
-from gigagan.data.places import patiently, place
+from gigagan.data.places import entries, exists, place
 from gigagan.data.shards import MANIFEST, read_manifest
 from gigagan.data.sources import Fault, FolderSource, ParquetSource, Record, Source
 from gigagan.data.tar_source import TarSource, index_shard
@@ -176,7 +176,7 @@ def open_dataset(
     its shards are bad.
     """
     path = place(path)
-    if not patiently(path.exists, path):
+    if not exists(path):
         raise DataError(f"{path}: no such file or folder; expected a data set (see docs/your-data.md)")
     source, shard_faults, sample_faults, shards, splits = _open(path, split)
     if keep != FilterConfig():
@@ -221,19 +221,19 @@ def _open(path: Path, split: str) -> tuple[Source, list[Fault], list[Fault], int
     if path.suffix == INDEX_SUFFIX:
         indexed = IndexedSource(path, split=split, open_base=lambda base: _open(place(base), "")[0])
         return indexed, indexed.shard_faults, [], indexed.num_shards, indexed.splits
-    if path.is_dir():
-        tars, parquets = sorted(path.glob("*.tar")), sorted(path.glob("*.parquet"))
-        if (path / "metadata.jsonl").is_file():
-            folder = FolderSource(path, split=split)
-            return folder, [], folder.faults, 0, folder.splits
-    else:
-        tars, parquets = ([path] if path.suffix == ".tar" else []), ([path] if path.suffix == ".parquet" else [])
-    if tars or (path / MANIFEST).is_file():
+    is_file = path.suffix in (".tar", ".parquet")
+    files = [path] if is_file else entries(path)
+    names = {file.name for file in files}
+    if "metadata.jsonl" in names:
+        folder = FolderSource(path, split=split)
+        return folder, [], folder.faults, 0, folder.splits
+    tars, parquets = ([file for file in files if file.suffix == kind] for kind in (".tar", ".parquet"))
+    if tars or MANIFEST in names:
         return _open_shards(path, tars, split)
     if parquets:
         table = ParquetSource(parquets, split=split)
         return table, table.faults, [], len(parquets), table.splits
-    if path.is_dir() and len(classes := ClassFolderSource(path)):
+    if files and not is_file and len(classes := ClassFolderSource(path)):
         return classes, [], [], 0, set()
     raise DataError(
         f"{path}: holds no metadata.jsonl, *.tar, *.parquet or pictures; expected a data set (see docs/your-data.md)"
@@ -241,7 +241,7 @@ def _open(path: Path, split: str) -> tuple[Source, list[Fault], list[Fault], int
 
 
 def _open_shards(path: Path, tars: list[Path], split: str) -> tuple[Source, list[Fault], list[Fault], int, set[str]]:
-    manifest = read_manifest(path) if path.is_dir() else None
+    manifest = read_manifest(path)
     splits: set[str] = set()
     if manifest is not None:
         splits = {entry["split"] for entry in manifest["shards"]}

@@ -13,7 +13,7 @@ from gigagan.errors import DataError, MissingExtra
 
 SCHEMES = ("http", "https", "s3", "gs", "gcs", "az", "abfs", "hf")
 """Others are refused: `file:` is a path without a scheme, and nothing that runs a program is read."""
-TRIES = 4
+TRIES = 6
 FIRST_WAIT_SEC = 0.1
 
 T = TypeVar("T")
@@ -79,20 +79,56 @@ def size_of(path: Path) -> int:
     return patiently(lambda: int(path.stat().st_size), path)
 
 
+def exists(path: Path) -> bool:
+    """Whether there is a file or folder. Raises DataError where a server doesn't say."""
+    if not is_far(path):
+        return path.exists()
+    far: Any = path
+    try:
+        patiently(lambda: far.fs.info(far.path), path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise DataError(f"{path}: can't be reached ({error}); try again later") from None
+    return True
+
+
+def entries(folder: Path) -> list[Path]:
+    """What lies in a folder, in the order of names; empty where it is none. Raises DataError as `exists`.
+
+    Whoever looks for a file of some name far away looks here: fsspec takes an answer that is an error for a no.
+    """
+    if not is_far(folder):
+        return sorted(folder.iterdir()) if folder.is_dir() else []
+    far: Any = folder
+    inside = far.path.rstrip("/") + "/"
+    try:
+        found = patiently(lambda: far.fs.ls(far.path, detail=False), folder)
+        return sorted(folder / name.removeprefix(inside).rstrip("/") for name in found if name.startswith(inside))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise DataError(f"{folder}: can't be listed ({error}); try again later") from None
+
+
 def patiently(read: Callable[[], T], path: Path) -> T:
     """What `read` gives; of a far file, it is tried again with growing waits. Raises OSError."""
     for number in range(TRIES):
         try:
             return read()
-        except FileNotFoundError:
-            raise
         except Exception as error:  # each file system has errors of its own
-            if not is_far(path):
+            if not is_far(path) or isinstance(error, NotADirectoryError) or _is_missing(error):
                 raise
             if number == TRIES - 1:
                 raise OSError(f"{' '.join(str(error).split())[:200] or type(error).__name__}") from None
             time.sleep(FIRST_WAIT_SEC * 2**number * random.uniform(0.5, 1.5))
     raise AssertionError
+
+
+def _is_missing(error: Exception) -> bool:
+    """Whether the file isn't there. Over HTTP fsspec says so of every failure, and what it was is the cause."""
+    cause = error.__cause__
+    return isinstance(error, FileNotFoundError) and (cause is None or getattr(cause, "status", 0) in (404, 410))
 
 
 def _read(path: Path, offset: int, size: int) -> bytes:

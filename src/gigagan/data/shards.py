@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gigagan.data.places import patiently
 from gigagan.errors import DataError
 
 SAMPLES_PER_SHARD = 1000
@@ -83,14 +84,14 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a folder of shards, None where there is none. Raises DataError where it is damaged."""
     path = folder / MANIFEST
-    if not path.is_file():
-        return None
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(patiently(lambda: path.read_text(encoding="utf-8"), path))
         for entry in manifest["shards"]:
             if Path(entry["file"]).name != entry["file"]:
                 raise ValueError(f"shard name {entry['file']!r} isn't a plain file name")
             str(entry["split"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise DataError(f"{path}: isn't a manifest ({error!r}); remove it or build the set again") from None
     return dict(manifest)

@@ -7,6 +7,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -149,7 +150,9 @@ class ParquetSource:
         splits: list[str] = []
         for number, path in enumerate(self.files):
             try:
-                self._scan(number, all_places, splits)
+                rows = patiently(partial(self._scan, number), path)
+                all_places += [place for place, _ in rows]
+                splits += [name for _, name in rows]
             except (OSError, ValueError, KeyError) as error:  # pyarrow's own errors are ValueErrors
                 self.faults.append(Fault(path.name, " ".join(str(error).split())[:200]))
         self.splits = {name for name in splits if name}
@@ -177,17 +180,18 @@ class ParquetSource:
         meta = {name: value for name, value in values.items() if isinstance(value, str | int | float)}
         return Record(self.key(index), image, parse_captions(values[text_name]), _meta(meta, image_name, text_name))
 
-    def _scan(self, number: int, places: list[tuple[int, int, int]], splits: list[str]) -> None:
+    def _scan(self, number: int) -> list[tuple[tuple[int, int, int], str]]:
+        """Place and split of each row of a file."""
+        found = []
         with self._file(number) as file:
             names = file.schema_arrow.names
             _image_column(names), _text_column(names)
             for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
-                places += [(number, group, row) for row in range(rows)]
+                splits = [""] * file.metadata.row_group(group).num_rows
                 if "split" in names:
-                    splits += [str(value) for value in file.read_row_group(group, ["split"])["split"].to_pylist()]
-                else:
-                    splits += [""] * rows
+                    splits = [str(value) for value in file.read_row_group(group, ["split"])["split"].to_pylist()]
+                found += [((number, group, row), split) for row, split in enumerate(splits)]
+        return found
 
     def _file(self, number: int) -> Any:
         path = self.files[number]
