@@ -20,8 +20,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gigagan import __version__
+from gigagan.card import model_card
 from gigagan.commit import committed, delete_stale, settle, sync, write_json, write_tensors
 from gigagan.errors import CheckpointError
+from gigagan.hub import NOTICE, fetched, is_hub_id
 from gigagan.model_files import (
     MODEL_INDEX,
     NETWORK_PARTS,
@@ -49,7 +51,7 @@ _STEP = re.compile(r"step-(\d{8,})")
 PACKAGED = Path(str(resources.files("gigagan"))) / "pretrained"
 FOR_DIFFUSERS = "pipeline.py"
 """The class by which diffusers loads a model directory, the packaged one's for all. gigagan never runs it."""
-_PARTS = (MODEL_INDEX, "README.md", FOR_DIFFUSERS, *NETWORK_PARTS, "text_encoder", "tokenizer")
+_PARTS = (MODEL_INDEX, "README.md", NOTICE, FOR_DIFFUSERS, *NETWORK_PARTS, "text_encoder", "tokenizer")
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Model:
     discriminator: Discriminator | None
     index: dict[str, Any] = field(repr=False)
     """What model_index.json holds: versions, provenance, hashes."""
+    notice: str = field(default="", repr=False)
+    """Text of NOTICE, empty where there is none."""
 
     @property
     def hash(self) -> str:
@@ -93,12 +97,14 @@ def save_model(
     dtype: torch.dtype = torch.float32,
     discriminator: Discriminator | None = None,
     upsampler: Upsampler | None = None,
+    notice: str = "",
 ) -> Path:
     """Write a self-contained model directory; one that is there is replaced in one step.
 
     There is a generator, an upsampler or both. `provenance` (plain JSON: kimg, preset, config, data ...) goes into
-    model_index.json and the model card. `dtype` is that of the networks' weights in the files. Raises CheckpointError
-    where path holds something that is no model directory, or where a weight isn't finite in dtype.
+    model_index.json and the model card, `notice` into NOTICE. `dtype` is that of the networks' weights in the
+    files. Raises CheckpointError where path holds something that is no model directory, or where a weight isn't finite
+    in dtype.
     """
     path = Path(path)
     if path.exists() and not _replaceable(path):
@@ -113,7 +119,9 @@ def save_model(
         text_encoder.save(folder)
         if generator is not None:
             shutil.copyfile(PACKAGED / "emoji" / FOR_DIFFUSERS, folder / FOR_DIFFUSERS)
-        (folder / "README.md").write_text(_model_card(generator, upsampler, text_encoder, provenance), encoding="utf-8")
+        if notice:
+            (folder / NOTICE).write_text(notice, encoding="utf-8")
+        (folder / "README.md").write_text(model_card(generator, upsampler, text_encoder, provenance), encoding="utf-8")
         write_index(
             folder, {name: NETWORK_PARTS[name] for name in parts} | {"text_encoder": text_encoder.name}, provenance
         )
@@ -121,9 +129,21 @@ def save_model(
 
 
 def find_model(path: str | Path) -> Path:
-    """A model directory: the path itself or, where it names none, the model of that name in the package (`emoji`)."""
+    """A model directory: the path itself, or that of the model_index.json which it names.
+
+    Where there is nothing at the path: the model of that name in the package (`emoji`), or a directory of the hub,
+    OWNER/NAME or OWNER/NAME@REVISION (`hub.fetched`, which raises CheckpointError where it can't be had).
+    """
+    place = Path(path)
+    try:
+        if place.exists():
+            return place.parent if place.name == MODEL_INDEX and place.is_file() else place
+    except OSError as error:  # a name too long
+        raise CheckpointError(f"{str(path)[:60]!r}: no such model directory ({error.strerror})") from None
     packaged = PACKAGED / str(path)
-    return packaged if Path(path).name == str(path) and not Path(path).exists() and packaged.is_dir() else Path(path)
+    if place.name == str(path) and packaged.is_dir():
+        return packaged
+    return fetched(str(path)) if is_hub_id(str(path)) and not place.parent.exists() else place
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu", *, discriminator: bool = True) -> Model:
@@ -158,7 +178,20 @@ def load_model(path: str | Path, device: torch.device | str = "cpu", *, discrimi
                 f"{path}: the text encoder {encoder.name} gives {encoder.feature_dim} features, the {name} takes "
                 f"{network.feature_dim}; get the model again"
             )
-    return Model(networks.get("generator"), networks.get("upsampler"), encoder, networks.get("discriminator"), index)
+    return Model(
+        networks.get("generator"),
+        networks.get("upsampler"),
+        encoder,
+        networks.get("discriminator"),
+        index,
+        read_notice(path),
+    )
+
+
+def read_notice(path: Path) -> str:
+    """Text of a model directory's NOTICE, empty where there is none."""
+    file = path / NOTICE
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
 
 
 def model_hash(path: Path) -> str:
@@ -180,43 +213,6 @@ def _converted(network: nn.Module, dtype: torch.dtype, *, what: str) -> dict[str
             raise CheckpointError(f"{what}: {name} isn't finite in {str(dtype).removeprefix('torch.')}; use float32")
         tensors[name] = stored
     return tensors
-
-
-def _model_card(
-    generator: Generator | None, upsampler: Upsampler | None, text_encoder: TextEncoder, provenance: Mapping[str, Any]
-) -> str:
-    parts: dict[str, str] = {}
-    if generator is not None:
-        side = generator.cfg.resolution
-        parts |= {"pictures": f"{side} x {side} px", "generator": _millions(generator)}
-    if upsampler is not None:
-        sides = f"{upsampler.cfg.input_resolution} to {upsampler.cfg.resolution} px"
-        parts["upsampler"] = f"{_millions(upsampler)}, {sides}, {upsampler.cfg.factor} times"
-    facts = (
-        parts
-        | {
-            "text encoder": text_encoder.name,
-            "software": f"open-gigagan {__version__}",
-        }
-        | {key: value for key, value in provenance.items() if isinstance(value, str | int | float)}
-    )
-    rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
-    use = (
-        'pipe.upsample(Image.open("photo.jpg")).save("large.png")'
-        if generator is None
-        else 'pipe("a red apple", seeds=[0]).images[0].save("apple.png")'
-    )
-    return (
-        f"# A GigaGAN {'upsampler' if generator is None else 'text-to-image model'}\n\n"
-        f"| | |\n| --- | --- |\n{rows}\n\n"
-        "```python\nfrom gigagan import Pipeline\n\n"
-        f'pipe = Pipeline.from_pretrained("THIS_DIRECTORY")\n{use}\n```\n\n'
-        f"`{MODEL_INDEX}` holds the whole provenance and the SHA-256 of every file.\n"
-    )
-
-
-def _millions(network: nn.Module) -> str:
-    return f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters"
 
 
 # Training states.

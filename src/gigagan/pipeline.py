@@ -5,9 +5,7 @@ text is encoded alone, and the networks always run `micro_batch_size` pictures a
 the arithmetic of one doesn't depend on its neighbors.
 """
 
-import math
-import operator
-import secrets
+import tempfile
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +20,7 @@ from gigagan import dist
 from gigagan.checkpoint import find_model, load_model, save_model
 from gigagan.errors import ConfigError, PromptError
 from gigagan.exported import check_options, check_weights, is_exported, load_exported, runs_graphs
+from gigagan.hub import check_hub_id, push
 from gigagan.metadata import PictureInfo
 from gigagan.model_files import hash_of_parts
 from gigagan.models.frozen import TextEncoder
@@ -31,14 +30,14 @@ from gigagan.models.latents import Latents, truncate
 from gigagan.models.layers import finite, to_float, to_uint8
 from gigagan.models.text import TextCondition
 from gigagan.models.upsampler import Upsampler
+from gigagan.request import MAX_SEED, check_prompts, check_psi, check_seed, pair_with_seeds
 from gigagan.upsampling.drawn import SecondStage
 from gigagan.upsampling.enlarger import Enlarger, Request
 from gigagan.upsampling.photo import as_photo, upsampled_picture
 
 DEFAULT_PSI = 0.7
 """Truncation of the command line and the pipeline alike, so that the same seed is the same picture in both."""
-MAX_SEED = 2**63 - 1
-MEAN_SEED = 2**63  # of the latents of the conditional mean: no picture's seed
+MEAN_SEED = MAX_SEED + 1  # of the latents of the conditional mean: no picture's seed
 MEAN_SAMPLES = 16  # paper 9
 CACHED_PROMPTS = 256
 SMALL_PARAMETERS = 50_000_000
@@ -104,6 +103,7 @@ class Pipeline:
         micro_batch: int = 0,
         compiled: bool = False,
         upsampler: Upsampler | None = None,
+        notice: str = "",
     ) -> None:
         """For networks in memory; `from_pretrained` reads a directory. The networks are copied as they are now.
 
@@ -116,6 +116,7 @@ class Pipeline:
         self.text_encoder = text_encoder
         self.dtype = dtype
         self.index = dict(index or {})
+        self.notice = notice
         self.micro_batch = micro_batch or micro_batch_size(generator, self.device)
         self._drawing = prepared(generator, dtype, pack=not compiled)
         synthesis = self._drawing.synthesis
@@ -136,11 +137,12 @@ class Pipeline:
         compiled: bool = False,
         upsampled: bool = True,
     ) -> "Pipeline":
-        """The model in a directory, or the one of that name in the package. `dtype`: float32 (default) or bfloat16.
+        """The model in a directory, the one of that name in the package, or that of a hub id (`checkpoint.find_model`).
 
         Or an exported model (`gigagan export`), run by ONNX Runtime or OpenVINO: it draws, but holds no weights.
 
-        `compiled`: as in the constructor. Unless `upsampled` the upsampler is left out where there is one.
+        `dtype`: float32 (default) or bfloat16. `compiled`: as in the constructor. Unless `upsampled` the upsampler is
+        left out where there is one.
 
         Raises CheckpointError where a file is missing, damaged or of another shape.
         """
@@ -155,14 +157,31 @@ class Pipeline:
             raise ConfigError(f"{path}: holds an upsampler alone; give it to gigagan upsample --model")
         upsampler = model.upsampler if upsampled else None
         networks = model.generator, model.text_encoder
-        return cls(*networks, dtype=arithmetic, index=model.index, compiled=compiled, upsampler=upsampler)
+        about: dict[str, Any] = {"index": model.index, "notice": model.notice}
+        return cls(*networks, dtype=arithmetic, compiled=compiled, upsampler=upsampler, **about)
 
     def save_pretrained(self, path: str | Path, *, dtype: torch.dtype = torch.float32) -> Path:
-        """Write a model directory with these networks and the text encoder; the provenance is kept."""
+        """Write a model directory with these networks and the text encoder; provenance and credits are kept."""
         check_weights(self.generator, "save_pretrained")
-        provenance = self.index.get("provenance", {})
-        networks = self.generator, self.text_encoder
-        return save_model(Path(path), *networks, provenance=provenance, dtype=dtype, upsampler=self.upsampler)
+        return save_model(
+            Path(path),
+            self.generator,
+            self.text_encoder,
+            provenance=self.index.get("provenance", {}),
+            dtype=dtype,
+            upsampler=self.upsampler,
+            notice=self.notice,
+        )
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, dtype: torch.dtype = torch.float32) -> str:
+        """Upload what `save_pretrained` writes, card included, to OWNER/NAME of the hub, made where it isn't there.
+
+        Returns OWNER/NAME@COMMIT, which `from_pretrained` takes. The token is that of `hf auth login` or HF_TOKEN.
+        Raises CheckpointError where the hub refuses or can't be reached.
+        """
+        check_hub_id(repo_id)
+        with tempfile.TemporaryDirectory() as folder:
+            return push(self.save_pretrained(Path(folder) / "model", dtype=dtype), repo_id, private=private)
 
     @property
     def device(self) -> torch.device:
@@ -203,7 +222,7 @@ class Pipeline:
         psi = check_psi(truncation_psi)
         if output_type not in ("pil", "np", "pt"):
             raise ConfigError(f"output_type is {output_type!r}; use pil, np or pt")
-        prompts, numbers = _pair(prompts, seeds, generator, num_images_per_prompt)
+        prompts, numbers = pair_with_seeds(prompts, seeds, generator, num_images_per_prompt)
 
         size = self.micro_batch
         pyramids = [
@@ -324,72 +343,6 @@ def latent(seed: int, z_dim: int, *, count: int = 1) -> Tensor:
 def to_pil(img: Tensor) -> list[Image.Image]:
     """Pictures of uint8 [N, 3, H, W]."""
     return [Image.fromarray(one.permute(1, 2, 0).contiguous().numpy()) for one in img]
-
-
-def check_prompts(prompt: str | Sequence[str]) -> list[str]:
-    """The prompts as a list. Raises PromptError for none, for an empty one and for what isn't text."""
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    if not prompts:
-        raise PromptError("no prompt came; give at least one")
-    for number, one in enumerate(prompts, 1):
-        which = f"prompt {number} of {len(prompts)}" if len(prompts) > 1 else "the prompt"
-        if not isinstance(one, str):
-            raise PromptError(f"{which} is a {type(one).__name__}; expected text")
-        if not one.strip():
-            raise PromptError(f"{which} is empty; write what to draw")
-        try:
-            one.encode()
-        except UnicodeEncodeError:
-            raise PromptError(f"{which} isn't valid Unicode; write it anew") from None
-    return prompts
-
-
-def check_psi(psi: float) -> float:
-    """Raises ConfigError unless psi is a number in [0, 1]."""
-    if isinstance(psi, bool) or not isinstance(psi, int | float) or not math.isfinite(psi) or not 0 <= psi <= 1:
-        raise ConfigError(f"truncation_psi is {psi!r}; expected 0 (most typical) to 1 (no truncation)")
-    return float(psi)
-
-
-def check_seed(seed: Any) -> int:
-    """Raises ConfigError unless seed is a whole number in [0, 2**63 - 1]."""
-    try:
-        number = operator.index(seed)
-    except TypeError:
-        number = -1
-    if isinstance(seed, bool) or not 0 <= number <= MAX_SEED:
-        raise ConfigError(f"seed {seed!r} can't be; expected a whole number from 0 to {MAX_SEED}")
-    return number
-
-
-def fresh_seeds(count: int, generator: torch.Generator | None = None) -> list[int]:
-    """Seeds below 2**32 (short to write down), from a generator or, without one, from the system."""
-    if generator is None:
-        return [secrets.randbelow(2**32) for _ in range(count)]
-    drawn: list[int] = torch.randint(2**32, (count,), generator=generator, device=generator.device).tolist()
-    return drawn
-
-
-def _pair(
-    prompts: list[str],
-    seeds: int | Iterable[int] | None,
-    generator: torch.Generator | None,
-    num_images_per_prompt: int,
-) -> tuple[list[str], list[int]]:
-    """A prompt and a seed for each picture."""
-    each = num_images_per_prompt
-    if isinstance(each, bool) or not isinstance(each, int) or each < 1:
-        raise ConfigError(f"num_images_per_prompt is {each!r}; expected a whole number from 1")
-    if seeds is None:
-        return [p for p in prompts for _ in range(each)], fresh_seeds(len(prompts) * each, generator)
-    if generator is not None:
-        raise ConfigError("seeds and generator both came; give one of them")
-    numbers = [check_seed(seed) for seed in (seeds if isinstance(seeds, Iterable) else [seeds])]
-    if len(prompts) == 1 and each == 1 and numbers:
-        each = len(numbers)
-    if len(numbers) != len(prompts) * each:
-        raise ConfigError(f"{len(numbers)} seeds came for {len(prompts) * each} pictures; give one a picture")
-    return [p for p in prompts for _ in range(each)], numbers
 
 
 def _as_type(img: Tensor, output_type: OutputType) -> Any:

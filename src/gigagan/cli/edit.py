@@ -266,7 +266,8 @@ def _opened(
     model: str, device: str, psi: float | None, *texts: str, seeds: str | None
 ) -> "tuple[Pipeline, float, list[Source]]":
     """The model, psi, and where each text's points come from."""
-    from gigagan.pipeline import DEFAULT_PSI, Pipeline, check_psi
+    from gigagan.pipeline import DEFAULT_PSI, Pipeline
+    from gigagan.request import check_psi
 
     psi_ = check_psi(DEFAULT_PSI if psi is None else psi)
     pipe = Pipeline.from_pretrained(model, device=device)

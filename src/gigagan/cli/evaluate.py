@@ -50,7 +50,8 @@ def evaluate(
     from gigagan.evaluation import report
     from gigagan.evaluation.evaluate import evaluate as measure
     from gigagan.evaluation.evaluate import plan
-    from gigagan.pipeline import Pipeline, check_psi
+    from gigagan.pipeline import Pipeline
+    from gigagan.request import check_psi
 
     psi = check_psi(psi)
     pipe = Pipeline.from_pretrained(model, device="auto", upsampled=False)

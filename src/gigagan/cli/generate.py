@@ -88,7 +88,8 @@ def generate(
         raise ConfigError("--levels writes picture files and --grid writes none; give one of them")
     check_place(grid if grid is not None else out, folder=grid is None)
 
-    from gigagan.pipeline import DEFAULT_PSI, Pipeline, check_prompts, check_psi, fresh_seeds
+    from gigagan.pipeline import DEFAULT_PSI, Pipeline
+    from gigagan.request import check_prompts, check_psi, fresh_seeds
 
     psi = check_psi(DEFAULT_PSI if psi is None else psi)
     wanted = list(dict.fromkeys(check_prompts([*wanted, *classes]))) if wanted or classes else []

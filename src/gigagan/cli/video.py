@@ -68,7 +68,8 @@ def video(
     from gigagan.editing import Key, film
     from gigagan.editing.film import timeline
     from gigagan.editing.video import check_video, write_video
-    from gigagan.pipeline import DEFAULT_PSI, Pipeline, check_psi
+    from gigagan.pipeline import DEFAULT_PSI, Pipeline
+    from gigagan.request import check_psi
 
     psi = check_psi(DEFAULT_PSI if psi is None else psi)
     keys = [Key(prompt, seed) for prompt, seed in pairs]

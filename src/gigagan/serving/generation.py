@@ -7,12 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gigagan.request import MAX_SEED
 from gigagan.serving.api_error import ApiError, invalid
 from gigagan.serving.limits import MAX_PICTURES, MAX_PIXELS, MAX_PROMPT_CHARS, Limits
 from gigagan.serving.wire import Facts, Item
 
-MAX_SEED = 2**63 - 1
-"""pipeline.MAX_SEED, which would import torch."""
 IGNORED = ("quality", "style", "moderation", "complexity", "user", "background")
 """Fields of OpenAI's models that mean nothing to this one; `x-ignored-params` lists those that came."""
 DEFAULT_FRAMES = 9

@@ -18,7 +18,8 @@ from gigagan.editing.film import Moment, points
 from gigagan.errors import GigaGANError
 from gigagan.models.frozen_labels import ClassNames
 from gigagan.models.latents import Latents
-from gigagan.pipeline import DEFAULT_PSI, MAX_SEED, Pipeline
+from gigagan.pipeline import DEFAULT_PSI, Pipeline
+from gigagan.request import MAX_SEED
 from gigagan.serving import wire
 from gigagan.serving.enlarge import enlarged
 from gigagan.serving.wire import Answer, Facts, Item

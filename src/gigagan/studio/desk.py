@@ -21,7 +21,8 @@ from gigagan.errors import ConfigError, PromptError
 from gigagan.grid import labelled_grid
 from gigagan.metadata import PictureInfo, png_bytes, read_info, sheet_bytes
 from gigagan.models.latents import Latents
-from gigagan.pipeline import Pipeline, check_psi, check_seed, to_pil
+from gigagan.pipeline import Pipeline, to_pil
+from gigagan.request import check_psi, check_seed
 from gigagan.upsampling import files
 from gigagan.upsampling.enlarger import Request
 

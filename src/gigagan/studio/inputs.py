@@ -3,7 +3,7 @@
 import re
 
 from gigagan.errors import ConfigError
-from gigagan.pipeline import MAX_SEED
+from gigagan.request import MAX_SEED
 
 MAX_SEEDS = 1000
 

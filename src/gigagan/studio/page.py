@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from gigagan import __version__
 from gigagan.errors import DataError, GigaGANError
-from gigagan.pipeline import DEFAULT_PSI, fresh_seeds
+from gigagan.pipeline import DEFAULT_PSI
+from gigagan.request import fresh_seeds
 from gigagan.studio.desk import MAX_PICTURES, Desk
 from gigagan.studio.inputs import lines, parse_seed_list
 
