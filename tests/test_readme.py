@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Not worth a line of their own.
-UNLISTED = {".gitignore", ".gitattributes"}
+UNLISTED = {".gitignore", ".gitattributes", ".dockerignore"}
 
 
 def listed() -> dict[str, str]:

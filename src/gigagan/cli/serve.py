@@ -11,6 +11,7 @@ import click
 from gigagan.cli.cells import DEVICE, MODEL
 from gigagan.errors import ConfigError, MissingExtra
 from gigagan.listening import LOOPBACK, names
+from gigagan.serving.limits import UPSCALE_PIXELS
 
 if TYPE_CHECKING:
     from gigagan.serving.safety import SafetyChecker
@@ -47,7 +48,7 @@ MIN_KEY = 16
 @click.option(
     "--max-upscale",
     type=click.IntRange(1, 2**30),
-    default=4 * 2**20,
+    default=UPSCALE_PIXELS,
     show_default=True,
     metavar="PIXELS",
     help="Of an enlarged picture; more allows as many times the time.",

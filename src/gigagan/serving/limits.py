@@ -18,7 +18,7 @@ MAX_UPLOADS_BYTES = 256 * 2**20
 """Of all requests with pictures that are served at the same time, from their first byte to their answer."""
 MAX_SIDE = 65_535
 """Of an enlarged picture; what a JPEG can have."""
-UPSCALE_PIXELS = 4 * 2**20
+UPSCALE_PIXELS = 2**20
 UPSCALE_SHARE = 0.8
 """Of an upscale's time, after which the worker gives it up between two tiles; one that doesn't is stuck."""
 
