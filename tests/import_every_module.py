@@ -12,6 +12,7 @@ import gigagan
 # What gigagan.serving is made of; `gigagan serve` says in one line where it is missing.
 SERVER = {"fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn"}
 OPTIONAL = {
+    "c2pa",
     "grain",
     "tensorboard",
     "transformers",

@@ -20,6 +20,8 @@ from gigagan.errors import DataError
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 ENHANCED_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """Of a picture that was there before, with details that a model invented."""
+COMPOSITE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeSynthetic"
+"""Of a sheet on which a picture stands beside what a model made of it."""
 XMP_KEYWORD = "XML:com.adobe.xmp"
 DRAWING = re.compile(r"<gigagan:drawing>(.*?)</gigagan:drawing>", re.DOTALL)
 MAX_XMP_BYTES = 65_000  # a segment of a JPEG holds 65,502
@@ -89,17 +91,24 @@ def lossy_picture(
         image.save(file, "WEBP", quality=quality, method=WEBP_METHOD, **kept)
 
 
-def sheet_bytes(image: Image.Image, said: Mapping[str, str]) -> bytes:
+def sheet_bytes(image: Image.Image, said: Mapping[str, str], *, source_type: str = SOURCE_TYPE) -> bytes:
     """The file of a sheet of pictures, which says what `said` holds."""
     chunks = PngImagePlugin.PngInfo()
     for key, value in said.items():
         chunks.add_itxt(key, value)
-    return _png(image, chunks, said.get("prompts", ""), __version__)
+    return _png(image, chunks, said.get("prompts", ""), __version__, source_type=source_type)
 
 
-def _png(image: Image.Image, chunks: PngImagePlugin.PngInfo, description: str, version: str, level: int = 6) -> bytes:
+def _png(
+    image: Image.Image,
+    chunks: PngImagePlugin.PngInfo,
+    description: str,
+    version: str,
+    level: int = 6,
+    source_type: str = SOURCE_TYPE,
+) -> bytes:
     chunks.add_text("Software", f"open-gigagan {version}")
-    chunks.add_itxt(XMP_KEYWORD, xmp(description, version))
+    chunks.add_itxt(XMP_KEYWORD, xmp(description, version, source_type=source_type))
     buffer = BytesIO()
     image.save(buffer, "PNG", pnginfo=chunks, compress_level=level)
     return buffer.getvalue()
@@ -124,8 +133,9 @@ def read_info(path: Path) -> dict[str, str]:
     if "prompt" not in text or "seed" not in text:
         raise DataError(f"{path}: says nothing of a prompt and seed; expected a file of gigagan generate or serve")
     found = {key: text[key] for key in (*KEYS, "Software") if key in text}
-    if SOURCE_TYPE in text.get(XMP_KEYWORD, ""):
-        found["digitalSourceType"] = SOURCE_TYPE.rpartition("/")[2]
+    for kind in (SOURCE_TYPE, ENHANCED_TYPE):
+        if kind in text.get(XMP_KEYWORD, ""):
+            found["digitalSourceType"] = kind.rpartition("/")[2]
     return found
 
 
@@ -138,6 +148,12 @@ def _from_packet(packet: str) -> dict[str, str]:
         said = {}
     text = {str(k): v for k, v in said.items() if isinstance(v, str)} if isinstance(said, dict) else {}
     return {**text, "Software": f"open-gigagan {text.get('version', '')}".strip(), XMP_KEYWORD: packet}
+
+
+def enhanced_xmp(prompt: str) -> str:
+    """The packet of an enlarged picture."""
+    packet = xmp(prompt, source_type=ENHANCED_TYPE)
+    return packet if len(packet.encode()) <= MAX_XMP_BYTES else xmp("", source_type=ENHANCED_TYPE)
 
 
 def xmp(description: str, version: str = __version__, drawing: str = "", *, source_type: str = SOURCE_TYPE) -> str:

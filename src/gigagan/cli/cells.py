@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gigagan.cli.files import check_place, probe, save_new, slug, write_whole
+from gigagan.cli.signing import signing
 from gigagan.errors import ConfigError
 
 if TYPE_CHECKING:
     from gigagan.metadata import PictureInfo
     from gigagan.models.latents import Latents
     from gigagan.pipeline import Pipeline
+    from gigagan.provenance import Signer
 
 POINT_SUFFIX = ".safetensors"
 MAX_CELLS = 10_000
@@ -119,7 +121,13 @@ def check_output(out: Path, grid: Path | None) -> None:
 
 
 def deliver(
-    pipe: "Pipeline", cells: Iterator[Cell], rows: Sequence[str], columns: Sequence[str], out: Path, grid: Path | None
+    pipe: "Pipeline",
+    cells: Iterator[Cell],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    out: Path,
+    grid: Path | None,
+    signer: "Signer | None",
 ) -> None:
     """Draw the cells, row by row, and write a file for each, or one labeled sheet."""
     from tqdm import tqdm
@@ -130,11 +138,12 @@ def deliver(
     if len(rows) * len(columns) > MAX_CELLS:
         raise ConfigError(f"{len(rows)} x {len(columns)} pictures are more than {MAX_CELLS:,}; give fewer")
     probe(out if grid is None else grid.parent)
+    sign = signing(signer, pipe.model_hash)
     images = []
     infos = []
     for cell, image in _drawn(pipe, cells, len(rows) * len(columns)):
         if grid is None:
-            tqdm.write(str(save_new(out, cell.stem, png_bytes(image, cell.info))), file=sys.stdout)
+            tqdm.write(str(save_new(out, cell.stem, png_bytes(image, cell.info), sign)), file=sys.stdout)
         else:
             images.append(image)
             infos.append(cell.info)
@@ -148,7 +157,8 @@ def deliver(
             "model": pipe.model_hash,
             "edits": "\n".join(info.edit for info in infos),
         }
-        write_whole(grid, sheet_bytes(labelled_grid(table, rows, columns), said))
+        sheet = sheet_bytes(labelled_grid(table, rows, columns), said)
+        write_whole(grid, sign(sheet) if sign else sheet)
         print(grid)
 
 

@@ -13,6 +13,7 @@ from gigagan.cli import LazyGroup
 from gigagan.cli.cells import Cell, Source, check_output, check_seeds, deliver, drawing_options, edited
 from gigagan.cli.files import slug
 from gigagan.cli.generate import parse_seeds
+from gigagan.cli.signing import configured_signer
 from gigagan.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def mix(
     if columns and len(boundaries) > 1:
         raise ConfigError("--fine-seeds makes the columns of its own; give one layer with it")
     check_output(out, grid)
+    signer = configured_signer()
 
     from gigagan.editing import mix as mixed
     from gigagan.editing.mix import check_layer
@@ -90,7 +92,7 @@ def mix(
                     yield Cell(mixed(a, b, layer), info, stem)
 
     labels = [f"fine seed {n}" for n in columns] or [f"fine from layer {n}" for n in boundaries]
-    deliver(pipe, cells(), [f"{sources[0].name}, seed {n}" for n in numbers], labels, out, grid)
+    deliver(pipe, cells(), [f"{sources[0].name}, seed {n}" for n in numbers], labels, out, grid, signer)
 
 
 @click.command()
@@ -123,6 +125,7 @@ def interpolate(
     if end is not None and space is not None:
         raise ConfigError("--space is for the way between seeds of one prompt; leave it or TO_PROMPT out")
     check_output(out, grid)
+    signer = configured_signer()
 
     from gigagan.editing import interpolate as between
     from gigagan.editing import slerp
@@ -146,7 +149,7 @@ def interpolate(
                 yield Cell(point, edited(pipe, sources[0], first, psi_, "interpolate", **to), stem)
 
     rows = [f"{sources[0].name} to {sources[-1].name}, seed {a}" if end else f"seed {a} to {b}" for a, b in ways]
-    deliver(pipe, cells(), rows, [f"{t:.0%}" for t in shares], out, grid)
+    deliver(pipe, cells(), rows, [f"{t:.0%}" for t in shares], out, grid, signer)
 
 
 @click.command("grid")
@@ -168,6 +171,7 @@ def grid_(
     if len(numbers) > 1:
         raise ConfigError(f"--seeds {seeds}: a plane is of one seed; give one")
     check_output(out, grid)
+    signer = configured_signer()
 
     from gigagan.editing import plane
 
@@ -184,7 +188,7 @@ def grid_(
 
     names = [source.name for source in sources]
     rows = [f"{names[0]} to {names[1]}", *[""] * (size - 2), f"{names[2]} to {names[3]}"]
-    deliver(pipe, cells(), rows, [f"{x:.0%}" for x in shares], out, grid)
+    deliver(pipe, cells(), rows, [f"{x:.0%}" for x in shares], out, grid, signer)
 
 
 @click.command()
@@ -222,6 +226,7 @@ def arithmetic(
     if len(plus) != len(minus):
         raise ConfigError(f"{len(plus)} --add and {len(minus)} --subtract came; give one of each for a pair")
     check_output(out, grid)
+    signer = configured_signer()
 
     from gigagan.editing import Directions, difference, move
     from gigagan.editing.tensor_file import check_model
@@ -246,7 +251,7 @@ def arithmetic(
                 yield Cell(move(point, step.to(point.ws), amount), info, stem)
 
     columns = [f"{amount:+g}" if amount else "0" for amount in amounts]
-    deliver(pipe, cells(), [f"{source.name}, seed {n}" for n in numbers], columns, out, grid)
+    deliver(pipe, cells(), [f"{source.name}, seed {n}" for n in numbers], columns, out, grid, signer)
 
 
 def parse_strengths(text: str) -> list[float]:

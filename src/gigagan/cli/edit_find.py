@@ -7,6 +7,7 @@ import click
 
 from gigagan.cli.cells import DEVICE, MODEL, Cell, deliver, edited
 from gigagan.cli.files import check_target, probe, write_whole
+from gigagan.cli.signing import configured_signer, signing
 from gigagan.errors import ConfigError, DataError
 
 SAMPLES = 2000
@@ -34,6 +35,7 @@ def directions(prompts: tuple[str, ...], out: Path, method: str, count: int, mod
     standard deviation. Look at the sheet, then give them names: `gigagan edit name`.
     """
     check_target(out, ".safetensors")
+    signer = configured_signer()
 
     import torch
 
@@ -64,7 +66,7 @@ def directions(prompts: tuple[str, ...], out: Path, method: str, count: int, mod
                 yield Cell(move(point, step, strength), info, "")
 
     columns = [f"{strength:+g}" if strength else "0" for strength in SHOWN_STRENGTHS]
-    deliver(pipe, cells(), found.names, columns, out.parent, out.with_suffix(".png"))
+    deliver(pipe, cells(), found.names, columns, out.parent, out.with_suffix(".png"), signer)
 
 
 @click.command()
@@ -103,6 +105,7 @@ def project(picture: Path, prompt: str, out: Path, steps: int, model: str, devic
     through EfficientNet-Lite0, fetched at the first run (`gigagan data weights lite0`).
     """
     check_target(out, ".safetensors")
+    signer = configured_signer()
 
     from gigagan.data.dataset import decode
     from gigagan.data.weights import fetch
@@ -110,15 +113,15 @@ def project(picture: Path, prompt: str, out: Path, steps: int, model: str, devic
     from gigagan.editing.point_file import PointFile
     from gigagan.evaluation.features import as_batch
     from gigagan.grid import labelled_grid
-    from gigagan.metadata import sheet_bytes
+    from gigagan.metadata import COMPOSITE_TYPE, sheet_bytes
     from gigagan.models.frozen import load_efficientnet_lite
     from gigagan.pipeline import Pipeline, to_pil
 
-    content = picture.read_bytes()
+    photo = picture.read_bytes()
     pipe = Pipeline.from_pretrained(model, device=device, upsampled=False)
     (prompt,) = pipe.check(prompt)
     try:
-        img = as_batch([decode(content, pipe.resolution)])
+        img = as_batch([decode(photo, pipe.resolution)])
     except DataError as error:
         raise DataError(f"{picture}: {error}") from None
     fetch("lite0", progress=True)
@@ -131,5 +134,8 @@ def project(picture: Path, prompt: str, out: Path, steps: int, model: str, devic
     before_after = [*to_pil(img), *to_pil(pipe.draw(found)[0])]
     said = {"prompts": prompt, "model": pipe.model_hash, "edits": f"project {picture.name}"}
     sheet = out.with_suffix(".png")
-    write_whole(sheet, sheet_bytes(labelled_grid([before_after], [prompt], ["picture", "found"]), said))
+    table = labelled_grid([before_after], [prompt], ["picture", "found"])
+    content = sheet_bytes(table, said, source_type=COMPOSITE_TYPE)
+    sign = signing(signer, pipe.model_hash, COMPOSITE_TYPE)
+    write_whole(sheet, sign(content) if sign else content)
     print(sheet)

@@ -6,6 +6,7 @@ import re
 import tempfile
 import unicodedata
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from gigagan.errors import ConfigError
@@ -55,14 +56,20 @@ def probe(folder: Path) -> None:
         pass
 
 
-def save_new(folder: Path, stem: str, content: bytes) -> Path:
-    """Write stem.png, or stem-1.png ... where the name holds another picture; a file with this content stays."""
+def save_new(folder: Path, stem: str, content: bytes, sign: Callable[[bytes], bytes] | None = None) -> Path:
+    """Write stem.png, or stem-1.png ... where the name holds another picture; a file with this content stays.
+
+    A signed file holds the content that was signed. Where it is there unsigned, `sign` signs it.
+    """
+    from gigagan.provenance import without_manifest
+
     for number in itertools.count():
         path = folder / (f"{stem}-{number}.png" if number else f"{stem}.png")
-        if not path.exists():
-            write_whole(path, content)
+        held = path.read_bytes() if path.is_file() else b""
+        if not path.exists() or (sign is not None and held == content):
+            write_whole(path, content if sign is None else sign(content))
             return path
-        if path.is_file() and path.read_bytes() == content:
+        if content in (held, without_manifest(held)):
             return path
     raise AssertionError("count() ends")
 

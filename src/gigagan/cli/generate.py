@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gigagan.cli.files import check_place, probe, save_new, slug, write_whole
+from gigagan.cli.signing import Sign, configured_signer, signing
 from gigagan.errors import ConfigError, DataError, PromptError
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def generate(
     if grid is not None and levels:
         raise ConfigError("--levels writes picture files and --grid writes none; give one of them")
     check_place(grid if grid is not None else out, folder=grid is None)
+    signer = configured_signer()
 
     from gigagan.pipeline import DEFAULT_PSI, Pipeline
     from gigagan.request import check_prompts, check_psi, fresh_seeds
@@ -99,13 +101,15 @@ def generate(
     for prompt in wanted:
         if message := pipe.cut(prompt):
             click.echo(f"gigagan: {message}", err=True)
+    sign = signing(signer, pipe.model_hash)
     if grid is not None:
         probe(grid.parent)
-        write_whole(grid, _sheet_bytes(pipe, wanted, numbers, psi, enlarge))
+        sheet = _sheet_bytes(pipe, wanted, numbers, psi, enlarge)
+        write_whole(grid, sign(sheet) if sign else sheet)
         print(grid)
     else:
         probe(out)
-        _draw_files(pipe, wanted, numbers, psi, out, levels)
+        _draw_files(pipe, wanted, numbers, psi, out, levels, sign)
 
 
 def _known(pipe: "Pipeline", wanted: list[str], *, by_class: bool) -> list[str]:
@@ -152,7 +156,9 @@ def _read_prompts(file: Path) -> list[str]:
     return lines
 
 
-def _draw_files(pipe: "Pipeline", prompts: list[str], seeds: list[int], psi: float, out: Path, levels: bool) -> None:
+def _draw_files(
+    pipe: "Pipeline", prompts: list[str], seeds: list[int], psi: float, out: Path, levels: bool, sign: Sign | None
+) -> None:
     from tqdm import tqdm
 
     from gigagan.metadata import png_bytes
@@ -161,7 +167,7 @@ def _draw_files(pipe: "Pipeline", prompts: list[str], seeds: list[int], psi: flo
         for resolution in output.resolutions if levels else output.resolutions[:1]:
             for prompt, seed, image in zip(output.prompts, output.seeds, output.level(resolution), strict=True):
                 name = f"{slug(prompt)}-{seed}" + (f"-{resolution}px" if resolution != output.resolutions[0] else "")
-                path = save_new(out, name, png_bytes(image, pipe.info(prompt, seed, psi, resolution)))
+                path = save_new(out, name, png_bytes(image, pipe.info(prompt, seed, psi, resolution)), sign)
                 tqdm.write(str(path), file=sys.stdout)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gigagan.cli.cells import DEVICE, MODEL
+from gigagan.cli.signing import configured_signer
 from gigagan.errors import ConfigError, MissingExtra
 from gigagan.listening import LOOPBACK, names
 from gigagan.serving.limits import UPSCALE_PIXELS
@@ -84,6 +85,7 @@ def serve(
         if len(key) < MIN_KEY or not key.isascii() or not key.isprintable():
             raise ConfigError(f"a key has {len(key)} characters; expected at least {MIN_KEY}, printable ASCII")
     checker = _checker(safety) if safety else None
+    signer = configured_signer()
     try:
         from gigagan.serving.limits import Limits
         from gigagan.serving.server import Server
@@ -101,6 +103,7 @@ def serve(
         {"path": model, "device": device, "dtype": dtype},
         Limits(queue=queue, per_key=per_key, prompt_chars=max_prompt, upscale_pixels=max_upscale),
         safety=checker,
+        signer=signer,
         log_prompts=log_prompts,
         threads=os.cpu_count() or 2,
     )

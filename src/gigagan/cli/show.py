@@ -4,15 +4,27 @@ from pathlib import Path
 
 import click
 
+from gigagan.errors import DataError
+
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def show(file: Path, as_json: bool) -> None:
-    """Print what a generated picture says about itself: prompt, seed, psi, model and version."""
-    from gigagan.metadata import read_info
+    """Print what a generated picture says about itself: prompt, seed, psi, model and version.
 
-    info = read_info(file)
+    Of a picture that is signed (C2PA) also by whom, and whether it is still as it was signed.
+    """
+    from gigagan.metadata import read_info
+    from gigagan.provenance import read_signature
+
+    signature = read_signature(file)
+    try:
+        info = read_info(file) | signature
+    except DataError:
+        if not signature:
+            raise
+        info = signature
     if as_json:
         import json
 

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 import click
 
 from gigagan.cli.files import check_target, write_whole
+from gigagan.cli.signing import configured_signer, signing
 from gigagan.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from gigagan.provenance import Signer
     from gigagan.upsampling.enlarger import Enlarger, Request
     from gigagan.upsampling.files import Job
 
@@ -58,6 +60,8 @@ def upsample(
         raise ConfigError("--scale and --to both came; give one of them")
     if sheet is not None:
         check_target(sheet, ".png")
+    signer = configured_signer()
+
     from gigagan.upsampling import files
     from gigagan.upsampling.enlarger import Request
 
@@ -71,9 +75,9 @@ def upsample(
     request = Request(prompt, seed, noise)
     enlarger.check(request)
     times = 0 if to else int(scale or enlarger.factor)
-    failed = _run(todo, enlarger, request, said, times, to or 0)
+    failed = _run(todo, enlarger, request, said, times, to or 0, signer)
     if sheet is not None:
-        _sheet(sheet, [job for job in todo if job.target.exists()][:8])
+        _sheet(sheet, [job for job in todo if job.target.exists()][:8], said, signer)
     if failed:
         raise DataError(f"{failed} of {len(todo)} pictures were left out; the reasons are above")
 
@@ -97,7 +101,13 @@ def _enlarger(model: str, device: str, dtype: str) -> "tuple[Enlarger, dict[str,
 
 
 def _run(
-    todo: "list[Job]", enlarger: "Enlarger", request: "Request", said: dict[str, str], scale: int, longest: int
+    todo: "list[Job]",
+    enlarger: "Enlarger",
+    request: "Request",
+    said: dict[str, str],
+    scale: int,
+    longest: int,
+    signer: "Signer | None",
 ) -> int:
     """Every job; the number of those that couldn't be done."""
     from tqdm import tqdm
@@ -116,7 +126,7 @@ def _run(
                 with tqdm(
                     total=photo.width * photo.height, unit="px", unit_scale=True, leave=False, disable=None
                 ) as one:
-                    files.run(job, photo, size, enlarger, request, said, one.update)
+                    files.run(job, photo, size, enlarger, request, said, one.update, signer)
                 tqdm.write(str(job.target))
             except DataError as error:
                 failed += 1
@@ -153,14 +163,13 @@ def _seconds_a_pixel(enlarger: "Enlarger", request: "Request", scale: int) -> fl
     return times[-1] / TRIAL_PX**2
 
 
-def _sheet(path: Path, done: "list[Job]") -> None:
+def _sheet(path: Path, done: "list[Job]", said: dict[str, str], signer: "Signer | None") -> None:
     """The first pictures, before (enlarged by Lanczos) and after."""
-    import io
-
     from PIL.Image import Resampling
     from PIL.Image import open as open_image
 
     from gigagan.grid import labelled_grid
+    from gigagan.metadata import COMPOSITE_TYPE, sheet_bytes
     from gigagan.upsampling.photo import read_photo
 
     if not done:
@@ -176,10 +185,10 @@ def _sheet(path: Path, done: "list[Job]") -> None:
     cut = max(max(image.size) for row in rows for image in row)
     square = [[_on_square(image, cut) for image in row] for row in rows]
     sheet = labelled_grid(square, rows=[job.source.name for job in done], columns=["before (Lanczos)", "after"])
-    content = io.BytesIO()
-    sheet.save(content, "PNG")
+    content = sheet_bytes(sheet, said, source_type=COMPOSITE_TYPE)
+    sign = signing(signer, said["model"], COMPOSITE_TYPE)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, content.getvalue())
+    write_whole(path, sign(content) if sign else content)
     click.echo(str(path))
 
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from gigagan.errors import DataError, GigaGANError
 from gigagan.pipeline import Pipeline
-from gigagan.serving.formats import UPLOADS
 from gigagan.serving.wire import Answer, Raster, Upscale
 from gigagan.upsampling.enlarger import Enlarger, Request
+from gigagan.upsampling.formats import UPLOADS
 from gigagan.upsampling.photo import Photo, photo_in, upsample_photo
 from gigagan.upsampling.size import size_of
 

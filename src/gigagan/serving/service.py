@@ -14,6 +14,7 @@ from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.requests import ClientDisconnect
 
+from gigagan.provenance import Signer
 from gigagan.serving import generation, upscale
 from gigagan.serving.api_error import BUG, ApiError, invalid
 from gigagan.serving.batcher import RETRY_MS, AnyJob, Batcher, Job
@@ -39,16 +40,18 @@ class Service:
         limits: Limits,
         *,
         safety: SafetyChecker | None = None,
+        signer: Signer | None = None,
         log_prompts: bool = False,
         threads: int = 2,
     ) -> None:
-        """`options`: of `Pipeline.from_pretrained`; `threads`: that encode."""
+        """`options`: of `Pipeline.from_pretrained`; `signer`: of every picture; `threads`: that encode."""
         self.name = name
         self.limits = limits
         self.metrics = Metrics()
         self.batcher = Batcher(options, limits, self.metrics)
         self.created = int(time.time())
         self._safety = safety
+        self._signer = signer
         self._log_prompts = log_prompts
         self._uploads = 0  # bytes
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="encode")
@@ -130,7 +133,7 @@ class Service:
             if self._safety:
                 _refuse(self._safety.check_picture(raster_image(raster)), "image")
             started = time.monotonic()
-            file = raster_encoded(raster, job.item, order, facts)
+            file = raster_encoded(raster, job.item, order, facts, self._signer)
             self.metrics.encode_sec.observe(time.monotonic() - started)
             said: dict[str, Any] = {
                 "created": int(time.time()),
@@ -199,7 +202,7 @@ class Service:
                 for image in images:
                     _refuse(self._safety.check_picture(image), "prompt")
             started = time.monotonic()
-            file = encoded(images, job.item, order, facts)
+            file = encoded(images, job.item, order, facts, self._signer)
             self.metrics.encode_sec.observe(time.monotonic() - started)
             return file
 

@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gigagan.errors import DataError
 from gigagan.serving.api_error import invalid
-from gigagan.serving.formats import UPLOADS
 from gigagan.serving.generation import (
     DEFAULT_COMPRESSION,
     Seed,
@@ -21,6 +20,7 @@ from gigagan.serving.generation import (
 from gigagan.serving.limits import MAX_PROMPT_CHARS, MAX_SIDE, UPSCALE_SHARE, Limits
 from gigagan.serving.multipart import parts
 from gigagan.serving.wire import Facts, Upscale
+from gigagan.upsampling.formats import UPLOADS
 from gigagan.upsampling.size import size_of
 
 MAX_WEBP_SIDE = 16_383

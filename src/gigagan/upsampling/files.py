@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gigagan.errors import DataError
+from gigagan.metadata import ENHANCED_TYPE
+from gigagan.provenance import MAX_SIGNED_BYTES, Origin, Signer
 from gigagan.upsampling.enlarger import Enlarger, Progress, Request
 from gigagan.upsampling.photo import Photo, read_photo, write_photo
 from gigagan.upsampling.size import Size, size_of
 
 SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".mpo", ".ppm", ".pgm", ".tga"}
+    {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".mpo", ".ppm", ".pgm", ".avif"}
 )
 
 
@@ -65,18 +67,39 @@ def planned(job: Job, *, scale: int, longest: int) -> tuple[Photo, Size]:
 
 
 def run(
-    job: Job, photo: Photo, size: Size, enlarger: Enlarger, request: Request, said: dict[str, str], progress: Progress
+    job: Job,
+    photo: Photo,
+    size: Size,
+    enlarger: Enlarger,
+    request: Request,
+    said: dict[str, str],
+    progress: Progress,
+    signer: Signer | None = None,
 ) -> None:
-    """Write the larger picture: under a temporary name beside it, which becomes its own when it is whole."""
+    """Write the larger picture: under a temporary name beside it, which becomes its own when it is whole.
+
+    `said`: what the file says, its `model` among it.
+    """
+    if signer is not None and size.width * size.height * photo.channels * photo.bits // 8 > MAX_SIGNED_BYTES:
+        most = f"at most {MAX_SIGNED_BYTES // 2**20} MB of pixels can be signed"
+        raise DataError(f"{job.source}: {size.width} x {size.height} px is too large; {most}, so ask for less")
     job.target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = job.target.with_name(f".{uuid.uuid4().hex}.partial")
+    name = uuid.uuid4().hex
+    temporary, signed = (job.target.with_name(f".{name}.{suffix}") for suffix in ("partial", "signed"))
     try:
         with temporary.open("xb") as file:
             write_photo(file, enlarger, photo, size, request, said, progress)
             file.flush()
             os.fsync(file.fileno())
-        os.link(temporary, job.target)  # unlike a rename it takes no other file's place
+        if signer is not None:
+            origin = Origin(said["model"], ENHANCED_TYPE, job.source)
+            with temporary.open("rb") as source, signed.open("x+b") as file:
+                signer.sign(source, file, "image/png", origin)
+                file.flush()
+                os.fsync(file.fileno())
+        os.link(temporary if signer is None else signed, job.target)  # unlike a rename it takes no other file's place
     except FileExistsError:
         raise DataError(f"{job.target}: appeared meanwhile; it stays, and {job.source} was left out") from None
     finally:
         temporary.unlink(missing_ok=True)
+        signed.unlink(missing_ok=True)

@@ -20,7 +20,9 @@ from torch import Tensor
 
 from gigagan import __version__
 from gigagan.errors import ConfigError, DataError
+from gigagan.metadata import XMP_KEYWORD, enhanced_xmp
 from gigagan.upsampling.enlarger import Enlarger, Progress, Request
+from gigagan.upsampling.formats import photo_formats
 from gigagan.upsampling.png import write_png
 from gigagan.upsampling.resize import fitted
 from gigagan.upsampling.size import Size, size_of
@@ -113,13 +115,13 @@ def read_photo(path: Path) -> Photo:
     # Of a path Pillow maps some TIFFs into memory, and then forgets to turn them.
     with path.open("rb") as file:
         try:
-            return photo_in(file)
+            return photo_in(file, formats=photo_formats())
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
 
 
-def photo_in(file: BinaryIO, *, formats: tuple[str, ...] | None = None) -> Photo:
-    """The picture in an open file; `formats`: Pillow's names of those that may be tried, None = all.
+def photo_in(file: BinaryIO, *, formats: tuple[str, ...]) -> Photo:
+    """The picture in an open file; `formats`: Pillow's names of those that may be tried.
 
     Raises DataError, one line that doesn't name the file, where it can't be used.
     """
@@ -139,7 +141,9 @@ def photo_in(file: BinaryIO, *, formats: tuple[str, ...] | None = None) -> Photo
     except DataError:
         raise
     except UnidentifiedImageError:  # its message holds an address
-        raise DataError("isn't a picture in a format that Pillow reads; save it as PNG or JPEG") from None
+        raise DataError(
+            f"isn't a picture in a format that is read here; save it as one of {', '.join(formats)}"
+        ) from None
     except Exception as error:  # whatever a decoder makes of a damaged file
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise DataError(f"isn't a whole picture ({reason}); get it again") from None
@@ -242,7 +246,8 @@ def write_photo(
 ) -> None:
     """The larger picture as PNG, row by row, with the profile and EXIF of the smaller one."""
     text = PngImagePlugin.PngInfo()
-    for key, value in ({"Software": f"open-gigagan {__version__}"} | said).items():
+    mark = {XMP_KEYWORD: enhanced_xmp(said.get("prompt", ""))}
+    for key, value in ({"Software": f"open-gigagan {__version__}"} | said | mark).items():
         text.add_itxt(key, value)
     write_png(
         file,
