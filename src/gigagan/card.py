@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
 from torch import nn
 
 from gigagan import __version__
@@ -50,15 +49,10 @@ def model_card(
 
 def _front_matter(upsampler_alone: bool, provenance: Mapping[str, Any]) -> str:
     """What the hub reads: kind, library, and the licence where the provenance names one by its SPDX name."""
-    about = {
-        "library_name": "open-gigagan",
-        "pipeline_tag": "image-to-image" if upsampler_alone else "text-to-image",
-        "tags": ["gigagan", "gan"],
-    }
+    kind = "image-to-image" if upsampler_alone else "text-to-image"
     licence = str(provenance.get("weights_licence", "")).split(",")[0].lower()
-    if re.fullmatch(r"[a-z0-9.-]+", licence):
-        about["license"] = licence
-    return str(yaml.safe_dump(about, sort_keys=False))
+    named = f"license: {licence}\n" if re.fullmatch(r"[a-z0-9.-]+", licence) else ""
+    return f"library_name: open-gigagan\npipeline_tag: {kind}\ntags: [gigagan, gan]\n{named}"
 
 
 def _millions(network: nn.Module) -> str:

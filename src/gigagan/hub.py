@@ -42,20 +42,17 @@ def fetched(hub_id: str) -> Path:
     match = _HUB_ID.fullmatch(hub_id)
     assert match is not None, hub_id
     repo, commit = match[1], match[2] or "main"
-    out_of_reach: Exception | None = None
-    if not _COMMIT.fullmatch(commit):
-        try:
-            commit = _hub().HfApi().model_info(repo, revision=commit, timeout=TIMEOUT_SEC).sha
-        except MissingExtra:
-            raise
-        except Exception as error:  # httpx's, requests' or the hub's own, as its version has it
-            out_of_reach = error
-            if _status(error):
-                raise _told(hub_id, error) from None
+    api = _hub().HfApi()
+    if _COMMIT.fullmatch(commit) and (folder := _cached(repo, commit)):
+        return folder
+    try:  # once, where a download would try for half a minute
+        commit = api.model_info(repo, revision=commit, timeout=TIMEOUT_SEC).sha
+    except Exception as error:  # httpx's, requests' or the hub's own, as its version has it
+        if not _status(error) and (folder := _cached(repo, commit)):
+            return folder
+        raise _told(hub_id, error) from None
     if folder := _cached(repo, commit):
         return folder
-    if out_of_reach is not None:
-        raise _told(hub_id, out_of_reach)
     try:
         return _download(repo, commit)
     except CheckpointError:
