@@ -66,6 +66,40 @@ def test_ten_thousand_malformed_requests(server: Any) -> None:
     malformed(server, 10_000, 1)
 
 
+@pytest.mark.slow
+def test_f4_hostile_model_names(server: Any) -> None:
+    """Row F4, the server's part: a name is compared, and never becomes a path or an address."""
+    draw = random.Random(4)
+    parts = [
+        "..",
+        ".",
+        "~",
+        "emoji",
+        "etc",
+        "passwd",
+        "%2e%2e",
+        "a b",
+        "\0",
+        "\n",
+        "é",
+        "http:",
+        "hf:",
+        "",
+        "@",
+        "a" * 99,
+    ]
+    names = ["/".join(draw.choices(parts, k=draw.randint(2, 6))) for _ in range(500)]
+    worker = server.worker()
+    opened = len(list(Path(f"/proc/{worker}/fd").iterdir()))
+    with httpx.Client(timeout=60) as client:
+        for name in names:
+            answer = client.post(f"{server.url}{GENERATIONS}", json={"prompt": "a cat", "model": name})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found"), name
+    assert server.worker() == worker
+    assert len(list(Path(f"/proc/{worker}/fd").iterdir())) == opened
+    assert len(list(Path(f"/proc/{server.process.pid}/fd").iterdir())) < 64
+
+
 def test_a_foreign_web_page_is_refused(server: Any) -> None:
     own = server.root
     ask = {"prompt": "a cat", "size": "8x8"}
