@@ -29,7 +29,7 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from ray.serve.schema import LoggingConfig
 
 from gigagan.errors import ConfigError
-from gigagan.listening import OWN_NAMES, App
+from gigagan.listening import OWN_NAMES, App, Message, Receive, Send
 from gigagan.serving import wire
 from gigagan.serving.app import make_app
 from gigagan.serving.gate import Gate
@@ -48,6 +48,7 @@ BUSY = 0.7
 PACE = {"target_ongoing_requests": BUSY, "upscale_delay_s": 10, "downscale_delay_s": 120}
 OPEN = 100_000  # requests in the front: its own limits refuse what is too much, and say so
 MODEL = "Model"
+REQUEST_ID = b"x-request-id"
 LOGGING = LoggingConfig(enable_access_log=False, log_level="WARNING")  # the gate has a line for each request
 log = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ class Model:
 class Fleet:
     """As many places to draw at as replicas run; each is a worker to the batcher."""
 
-    def __init__(self, model: DeploymentHandle, count: Callable[[], int]) -> None:
+    def __init__(self, model: "DeploymentHandle[Any]", count: Callable[[], int]) -> None:
         """`count`: how many replicas run; called in a thread."""
         self._model = model
         self._count = count
@@ -206,17 +207,18 @@ class Fleet:
 class Place:
     """A replica's worth of drawing; which replica draws a batch is Ray's choice: one that is free."""
 
-    def __init__(self, fleet: Fleet, model: DeploymentHandle, facts: Facts) -> None:
+    def __init__(self, fleet: Fleet, model: "DeploymentHandle[Any]", facts: Facts) -> None:
         self.facts = facts
         self._fleet = fleet
         self._model = model
         self._left = False
-        self._response: DeploymentResponse[bytes] | None = None
+        self._response: DeploymentResponse[Any] | None = None
 
     async def draw(self, items: Sequence[Item | Upscale]) -> list[Answer]:
         """As `Drawer.draw`."""
-        self._response = response = self._model.draw.remote(wire.pack_items(items))
-        content = None
+        response = self._model.draw.remote(wire.pack_items(items))
+        assert isinstance(response, DeploymentResponse)
+        self._response, content = response, None
         try:
             content = await response
         except (RayError, RayServeException) as error:
@@ -225,7 +227,7 @@ class Place:
             raise WorkerGone(type(error).__name__) from None
         finally:
             if content is None:
-                response.cancel()
+                response.cancel()  # type: ignore[no-untyped-call]
             self._response = None
         found = wire.read(BytesIO(content))
         if found is None:
@@ -235,7 +237,7 @@ class Place:
     def stop(self) -> None:
         """As `Drawer.stop`."""
         if self._response is not None:
-            self._response.cancel()
+            self._response.cancel()  # type: ignore[no-untyped-call]
 
     async def gone(self) -> WorkerGone:
         """As `Drawer.gone`."""
@@ -250,11 +252,29 @@ class Place:
             await self._fleet.leave()
 
 
+def _with_proxys_id(gate: Gate) -> App:
+    """A request has one number: the proxy's, which it puts on the answer by itself."""
+
+    async def answer(scope: Message, receive: Receive, send: Send) -> None:
+        given = dict(scope.get("headers", [])).get(REQUEST_ID, b"").decode("latin-1")
+        if re.fullmatch(r"[\w-]{1,64}", given, re.ASCII):  # a client may have sent it
+            scope.setdefault("state", {})["request_id"] = given
+
+        async def pass_on(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [header for header in message["headers"] if header[0] != REQUEST_ID]
+            await send(message)
+
+        await gate(scope, receive, pass_on)
+
+    return answer
+
+
 @serve.ingress()
 class Front:
     """The app of `gigagan serve`; one of it, since the queue is in it."""
 
-    def __init__(self, settings: dict[str, Any], model: DeploymentHandle) -> None:
+    def __init__(self, settings: dict[str, Any], model: "DeploymentHandle[Any]") -> None:
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
         logging.getLogger("gigagan").setLevel(logging.INFO)
         self._settings = Settings(**settings)
@@ -268,7 +288,7 @@ class Front:
 
         def count() -> int:
             found = serve.status().applications[name].deployments[MODEL].replica_states
-            return int(found.get("RUNNING", 0))
+            return sum(number for state, number in found.items() if state == "RUNNING")
 
         self._service = Service(
             Path(asked.model).name,
@@ -279,8 +299,8 @@ class Front:
             start=Fleet(self._model, count).start,
             workers=numbers(asked.replicas)[1],
         )
-        self._gate: Gate = make_app(self._service, hosts=asked.hosts, keys=asked.keys, stopped=self._stopped)
-        return self._gate
+        self._gate = make_app(self._service, hosts=asked.hosts, keys=asked.keys, stopped=self._stopped)
+        return _with_proxys_id(self._gate)
 
     def _stopped(self, error: BaseException | None) -> None:
         self._error = error or RuntimeError("the batcher ended")
@@ -305,7 +325,7 @@ class Front:
 
 def app(settings: Settings) -> serve.Application:
     """The application. Raises ConfigError for settings that can't be, CheckpointError where there is no model."""
-    from gigagan.checkpoint import find_model
+    from gigagan.checkpoint import find_model, portable
     from gigagan.model_files import read_index
 
     least, most = numbers(settings.replicas)
@@ -313,17 +333,15 @@ def app(settings: Settings) -> serve.Application:
         raise ConfigError("hosts is empty, which lets others in; give keys, or the names that it goes by")
     if settings.safety:
         load_checker(settings.safety)
-    place = find_model(settings.model)
-    read_index(place)
-    # A directory by its whole path: replicas run elsewhere than here. A name stays one: each finds it in its package.
-    path = settings.model if place != Path(settings.model) else str(place.resolve())
+    read_index(find_model(settings.model))
+    path = portable(settings.model)
     settings = settings.model_copy(update={"model": path})
     actor = {"num_cpus": settings.cpus, "num_gpus": settings.gpus}
     common: dict[str, Any] = {"health_check_period_s": HEALTH_SEC, "logging_config": LOGGING}
     size: dict[str, Any] = {"num_replicas": least}
     if least < most:
         size = {"autoscaling_config": AutoscalingConfig(min_replicas=least, max_replicas=most, **PACE)}
-    model = serve.deployment(
+    model: Any = serve.deployment(
         Model,
         name=MODEL,
         max_ongoing_requests=1,
@@ -332,7 +350,7 @@ def app(settings: Settings) -> serve.Application:
         **size,
         **common,
     )
-    front = serve.deployment(
+    front: Any = serve.deployment(
         Front, name="Front", max_ongoing_requests=OPEN, ray_actor_options={"num_cpus": 0}, **common
     )
     options = {"path": path, "device": settings.device, "dtype": settings.dtype}

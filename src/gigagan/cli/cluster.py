@@ -90,7 +90,7 @@ def serve_app(settings: "Settings", host: str, port: int) -> None:
             ended.wait()
             front.drain.remote().result()
         finally:
-            serve.shutdown()
+            serve.shutdown()  # type: ignore[no-untyped-call]
 
 
 def _why() -> str:
