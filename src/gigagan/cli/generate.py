@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gigagan.cli.files import check_place, probe, save_new, slug, write_whole
-from gigagan.data.places import is_far, place
+from gigagan.data.places import place
 from gigagan.errors import ConfigError, DataError, PromptError
 
 if TYPE_CHECKING:
@@ -113,9 +113,9 @@ def generate(
         raise ConfigError("--workers came without --engine ray; give both, or leave it out")
     wanted = [*prompts, *(line for file in files for line in _read_prompts(file))]
     check_number(wanted, numbers)
-    folder = place(out)
-    if is_far(folder):
+    if "://" in out:
         raise ConfigError(f"--out {out}: a URL is for --engine ray; give a folder, or both")
+    folder = Path(out)
     check_place(grid if grid is not None else folder, folder=grid is None)
 
     from gigagan.pipeline import DEFAULT_PSI, Pipeline, check_prompts, check_psi, fresh_seeds
