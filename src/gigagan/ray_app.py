@@ -195,8 +195,8 @@ class Fleet:
         while True:
             try:
                 running = await asyncio.to_thread(self._count)
-            except (RayError, RayServeException) as error:  # the controller is started anew; replicas draw meanwhile
-                log.warning("Ray doesn't say how many replicas run: %s", type(error).__name__)
+            except Exception as error:  # such as while the controller is started anew; replicas draw meanwhile
+                log.warning("Ray doesn't say how many replicas run (%s)", type(error).__name__)
             else:
                 async with self._changed:
                     self._running = running
@@ -287,7 +287,9 @@ class Front:
         name = serve.get_replica_context().app_name
 
         def count() -> int:
-            found = serve.status().applications[name].deployments[MODEL].replica_states
+            application = serve.status().applications.get(name)
+            model = application.deployments.get(MODEL) if application else None
+            found = model.replica_states if model else {}
             return sum(number for state, number in found.items() if state == "RUNNING")
 
         self._service = Service(

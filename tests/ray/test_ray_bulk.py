@@ -20,8 +20,8 @@ pytest.importorskip("ray")
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
 upath = pytest.importorskip("upath")
-COLORS = ("red", "green", "blue", "yellow", "black")
-THINGS = ("cat", "star", "house", "rocket", "apple")
+COLORS = ("red", "green", "blue", "black")
+THINGS = ("cat", "star", "house", "apple")
 
 
 def table(path: Path, **columns: Any) -> Path:
@@ -33,19 +33,19 @@ def table(path: Path, **columns: Any) -> Path:
 @pytest.mark.timeout(300)
 def test_killed_halfway_and_run_again_each_prompt_is_drawn_once(tmp_path: Path, marked: Any) -> None:
     prompts = [f"a {color} {thing}" for color in COLORS for thing in THINGS]
-    file = table(tmp_path / "prompts.parquet", prompt=[*prompts, "A red cat!"], seed=[*range(25), 0])
+    file = table(tmp_path / "prompts.parquet", prompt=[*prompts, "A red cat!"], seed=[*range(16), 0])
     out = tmp_path / "out"
     command = [sys.executable, "-m", "gigagan", "generate", "--prompts", str(file), "--engine", "ray", "--workers", "2"]
     command += ["--out", str(out)]
     log = (tmp_path / "log.txt").open("w")
     with log, subprocess.Popen(command, stdout=log, stderr=log, env=marked.environment) as first:
-        while len(list(out.glob("*.png"))) < 6:
+        while len(list(out.glob("*.png"))) < 3:
             assert first.poll() is None, (tmp_path / "log.txt").read_text()
             time.sleep(0.02)
         first.kill()
     marked.wait_gone(20)
     before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.png")}
-    assert 6 <= len(before) < 26
+    assert 3 <= len(before) < 17
 
     done = subprocess.run(command, capture_output=True, text=True, env=marked.environment, check=False)
     assert done.returncode == 0, done.stderr
@@ -55,9 +55,9 @@ def test_killed_halfway_and_run_again_each_prompt_is_drawn_once(tmp_path: Path, 
     assert {name: read_info(out / name)["prompt"] for name in wanted} == wanted
     assert {name: (out / name).stat().st_mtime_ns for name in before} == before
     assert sorted(done.stdout.splitlines()) == sorted(str(out / name) for name in wanted if name not in before)
-    assert f"{len(before)} of 26 pictures are there already" in done.stderr
+    assert f"{len(before)} of 17 pictures are there already" in done.stderr
     pipe = Pipeline.from_pretrained()
-    for name, seed in (("a-red-cat-0.png", 0), ("a-black-apple-24.png", 24)):
+    for name, seed in (("a-red-cat-0.png", 0), ("a-black-apple-15.png", 15)):
         image = pipe(wanted[name], seeds=seed).images[0]
         assert (out / name).read_bytes() == png_bytes(image, pipe.info(wanted[name], seed, DEFAULT_PSI, image.width))
 

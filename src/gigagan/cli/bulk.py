@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -119,7 +118,6 @@ def draw_all(pairs: Sequence[Pair], out: Path, options: dict[str, Any], psi: flo
 
     from gigagan.ray_bulk import draw
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of its plans, and of each option that was set
     place = str(out if is_far(out) else out.absolute())
     gpus = 1 if kind == "cuda" else 0
     with cluster(workers), tqdm(total=len(todo), unit="img", disable=None) as bar:

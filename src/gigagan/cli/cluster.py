@@ -23,6 +23,7 @@ APP = "gigagan"
 def prepare() -> None:
     """Set what Ray reads when it is imported. Raises MissingExtra where it isn't there."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")  # it tells of its plans, and of each option that was set
     if not os.environ.get("RAY_ADDRESS"):
         # Its processes listen on loopback, where any user of the machine could have them run code: a token stops that.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
@@ -67,6 +68,7 @@ def serve_app(settings: "Settings", host: str, port: int) -> None:
     from gigagan.listening import listen
     from gigagan.ray_app import LOGGING, app, numbers
 
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own is 15: clients would wait for whatever else runs
     application = app(settings)
     # The port is known before the cluster is there, and a port in use is told in one line.
     listener, address = listen(host, port)
