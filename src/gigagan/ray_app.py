@@ -328,14 +328,16 @@ class Front:
 def app(settings: Settings) -> serve.Application:
     """The application. Raises ConfigError for settings that can't be, CheckpointError where there is no model."""
     from gigagan.checkpoint import find_model, portable
-    from gigagan.model_files import read_index
+    from gigagan.model_files import read_index, verify_hashes
 
     least, most = numbers(settings.replicas)
     if not settings.hosts and not settings.keys:
         raise ConfigError("hosts is empty, which lets others in; give keys, or the names that it goes by")
     if settings.safety:
         load_checker(settings.safety)
-    read_index(find_model(settings.model))
+    # A damaged model is told here and at once, in one line, and not by each replica that fails.
+    place = find_model(settings.model)
+    verify_hashes(place, read_index(place)["sha256"], parts=(), skip=("discriminator/",))
     path = portable(settings.model)
     settings = settings.model_copy(update={"model": path})
     actor = {"num_cpus": settings.cpus, "num_gpus": settings.gpus}

@@ -70,7 +70,7 @@ class Running:
         return [pid for pid, title in self.marked.titles().items() if "ServeReplica:gigagan:Model" in title]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     if not Path("/proc").is_dir():
         pytest.skip("needs /proc")

@@ -1,5 +1,6 @@
 """gigagan generate --engine ray: killed and begun again, each prompt is one whole picture; a mistake is one line."""
 
+import json
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from gigagan import cli
+from gigagan.checkpoint import PACKAGED
 from gigagan.cli.bulk import missing, named
 from gigagan.data.places import entries, write_whole
 from gigagan.errors import ConfigError
@@ -138,10 +140,13 @@ def test_a_mistake_is_one_line(
     ("args", "said"),
     [
         (["--replicas", "3-2"], "replicas '3-2' can't be; write a number, or the least and the most such as 1-4"),
-        (["--model", "nope"], "nope"),
+        (["--model", "damaged"], "get the model again"),
     ],
 )
 def test_a_mistake_of_the_operator_is_told_before_ray_starts(args: list[str], said: str, tmp_path: Path) -> None:
+    (tmp_path / "damaged").mkdir()
+    index = json.loads((PACKAGED / "emoji" / "model_index.json").read_text())
+    (tmp_path / "damaged" / "model_index.json").write_text(json.dumps(index))  # and no weights
     command = [sys.executable, "-m", "gigagan", "serve", "--ray", *args]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False)
     assert done.returncode == 2, done.stderr
