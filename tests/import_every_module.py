@@ -9,8 +9,9 @@ from pathlib import Path
 
 import gigagan
 
-# What gigagan.serving is made of; `gigagan serve` says in one line where it is missing.
-SERVER = {"fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn"}
+# What gigagan.serving and what runs by Ray are made of; the commands say in one line where it is missing.
+SERVER = {"fastapi", "prometheus_client", "python_multipart", "ray", "starlette", "uvicorn"}
+PLACES = ("gigagan.serving.", "gigagan.ray_")
 OPTIONAL = {
     "c2pa",
     "grain",
@@ -32,7 +33,7 @@ for name in names:
     try:
         importlib.import_module(name.removesuffix(".__init__"))
     except ModuleNotFoundError as error:
-        if not name.startswith("gigagan.serving.") or (error.name or "").partition(".")[0] not in SERVER:
+        if not name.startswith(PLACES) or (error.name or "").partition(".")[0] not in SERVER:
             raise
 wanted = OPTIONAL & set(sys.modules)
 assert not wanted, f"imported at the door: {', '.join(sorted(wanted))}"

@@ -146,6 +146,12 @@ def find_model(path: str | Path) -> Path:
     return fetched(str(path)) if is_hub_id(str(path)) and not place.parent.exists() else place
 
 
+def portable(path: str | Path) -> str:
+    """The same for a process that runs elsewhere: a whole path, or the name, which it finds in its own package."""
+    place = find_model(path)
+    return str(path) if place != Path(path) else str(place.resolve())
+
+
 def load_model(path: str | Path, device: torch.device | str = "cpu", *, discriminator: bool = True) -> Model:
     """Read a model directory (`find_model`), every tensor checked by name, shape, dtype and hash before it is used.
 

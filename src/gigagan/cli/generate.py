@@ -3,16 +3,17 @@
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gigagan.cli.files import check_place, probe, save_new, slug, write_whole
-from gigagan.cli.signing import Sign, configured_signer, signing
+from gigagan.cli.signing import CERT, Sign, configured_signer, signing
+from gigagan.data.places import place
 from gigagan.errors import ConfigError, DataError, PromptError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from PIL.Image import Image
 
@@ -24,23 +25,31 @@ MAX_PICTURES = 1_000_000
 @click.command()
 @click.argument("prompts", nargs=-1, metavar="[PROMPT]...")
 @click.option(
-    "--prompts", "files", type=click.Path(path_type=Path), multiple=True, metavar="FILE", help="More, one a line."
+    "--prompts",
+    "files",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="More, one a line; with --engine ray also a .parquet with a column prompt and, where it likes, seed.",
 )
 @click.option(
     "--class", "classes", multiple=True, metavar="NAME", help="Of a model that knows classes; more than once."
 )
 @click.option(
-    "--seeds", metavar="LIST", help="Such as 7, 0-15 or 0,1,4-6; each prompt with each.  [default: one, drawn]"
+    "--seeds",
+    metavar="LIST",
+    help="Such as 7, 0-15 or 0,1,4-6; each prompt with each.  [default: one, drawn; with --engine ray 0]",
 )
 @click.option(
     "--psi", type=float, help="Truncation: 1 = none, less = more typical pictures, 0 = the typical one.  [default: 0.7]"
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
-    default=Path("out"),
+    default="out",
     show_default=True,
-    help="Folder for PROMPT-SEED.png. A file that holds another picture stays; the new one gets -1, -2 ...",
+    metavar="FOLDER",
+    help="For PROMPT-SEED.png. A file that holds another picture stays; the new one gets -1, -2 ... "
+    "With --engine ray also a URL such as s3://bucket/folder.",
 )
 @click.option(
     "--grid", type=click.Path(path_type=Path), metavar="FILE", help="Write one labeled sheet instead, and replace FILE."
@@ -59,13 +68,21 @@ MAX_PICTURES = 1_000_000
     "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Arithmetic."
 )
 @click.option("--compile", "compiled", is_flag=True, help="By torch.compile: a minute or more first, then faster.")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="ray: many prompts by many processes, on this machine or the cluster at RAY_ADDRESS; run again, it goes on.",
+)
+@click.option("--workers", type=click.IntRange(1, 10_000), help="With --engine ray.  [default: one a core, or a GPU]")
 def generate(
     prompts: tuple[str, ...],
     files: tuple[Path, ...],
     classes: tuple[str, ...],
     seeds: str | None,
     psi: float | None,
-    out: Path,
+    out: str,
     grid: Path | None,
     enlarge: str,
     levels: bool,
@@ -73,22 +90,37 @@ def generate(
     device: str,
     dtype: str,
     compiled: bool,
+    engine: str,
+    workers: int | None,
 ) -> None:
     """Draw each PROMPT with each seed and print the paths of the pictures.
 
     A model that knows classes is asked by --class, an unconditional one for nothing at all.
     The same prompt, seed, psi and model give the same picture; `gigagan show FILE` prints them.
     """
-    wanted = [*prompts, *(line for file in files for line in _read_prompts(file))]
-    if classes and wanted:
+    if classes and (prompts or files):
         raise ConfigError("prompts and --class both came; give one of them")
     numbers = parse_seeds(seeds) if seeds is not None else []
-    if len(wanted) * max(len(numbers), 1) > MAX_PICTURES:
-        raise ConfigError(f"{len(wanted)} prompts with {len(numbers)} seeds are more than {MAX_PICTURES:,} pictures")
     if grid is not None and levels:
         raise ConfigError("--levels writes picture files and --grid writes none; give one of them")
-    check_place(grid if grid is not None else out, folder=grid is None)
     signer = configured_signer()
+    if engine == "ray":
+        if signer is not None:
+            raise ConfigError(f"{CERT} is set, and --engine ray doesn't sign; unset it, or leave --engine out")
+        for option, given in (("--grid", grid), ("--levels", levels)):
+            if given:
+                raise ConfigError(f"{option} came with --engine ray, which writes picture files alone; leave it out")
+        options = {"path": model, "device": device, "dtype": dtype, "compiled": compiled}
+        _by_ray([*prompts, *classes], files, numbers, psi, out, options, workers or 0, by_class=bool(classes))
+        return
+    if workers is not None:
+        raise ConfigError("--workers came without --engine ray; give both, or leave it out")
+    wanted = [*prompts, *(line for file in files for line in _read_prompts(file))]
+    check_number(wanted, numbers)
+    if "://" in out:
+        raise ConfigError(f"--out {out}: a URL is for --engine ray; give a folder, or both")
+    folder = Path(out)
+    check_place(grid if grid is not None else folder, folder=grid is None)
 
     from gigagan.pipeline import DEFAULT_PSI, Pipeline
     from gigagan.request import check_prompts, check_psi, fresh_seeds
@@ -98,9 +130,6 @@ def generate(
     numbers = numbers or fresh_seeds(1)
     pipe = Pipeline.from_pretrained(model, device=device, dtype=dtype, compiled=compiled)
     wanted = _known(pipe, wanted, by_class=bool(classes))
-    for prompt in wanted:
-        if message := pipe.cut(prompt):
-            click.echo(f"gigagan: {message}", err=True)
     sign = signing(signer, pipe.model_hash)
     if grid is not None:
         probe(grid.parent)
@@ -108,8 +137,62 @@ def generate(
         write_whole(grid, sign(sheet) if sign else sheet)
         print(grid)
     else:
-        probe(out)
-        _draw_files(pipe, wanted, numbers, psi, out, levels, sign)
+        probe(folder)
+        _draw_files(pipe, wanted, numbers, psi, folder, levels, sign)
+
+
+def check_number(prompts: "Sequence[object]", seeds: "Sequence[int]") -> None:
+    """Raises ConfigError for more pictures than a run draws."""
+    if len(prompts) * max(len(seeds), 1) > MAX_PICTURES:
+        raise ConfigError(f"{len(prompts)} prompts with {len(seeds)} seeds are more than {MAX_PICTURES:,} pictures")
+
+
+def _by_ray(
+    asked: list[str],
+    files: tuple[Path, ...],
+    seeds: list[int],
+    psi: float | None,
+    out: str,
+    options: dict[str, Any],
+    workers: int,
+    *,
+    by_class: bool,
+) -> None:
+    """The same prompts and those of tables, each with its own seed or each of `seeds`."""
+    from gigagan.cli.bulk import SUFFIX, check_out, draw_all, read_table
+    from gigagan.cli.cluster import prepare
+
+    prepare()
+    folder = place(out)
+    check_out(folder)
+    pairs: list[tuple[str, int]] = []
+    free = list(asked)
+    for file in files:
+        if file.suffix.lower() != SUFFIX:
+            free += _read_prompts(file)
+            continue
+        prompts, own = read_table(file)
+        if own is None:
+            free += prompts
+        elif seeds:
+            raise ConfigError(f"{file}: has seeds, and --seeds came; give one of them")
+        else:
+            pairs += zip(prompts, own, strict=True)
+    check_number([*free, *pairs], seeds)
+
+    from gigagan.checkpoint import portable
+    from gigagan.pipeline import DEFAULT_PSI, Pipeline
+    from gigagan.request import check_prompts, check_psi, check_seed
+
+    psi = check_psi(DEFAULT_PSI if psi is None else psi)
+    pairs = [(prompt, seed) for prompt in free for seed in seeds or [0]] + pairs
+    for _, seed in pairs:
+        check_seed(seed)
+    pipe = Pipeline.from_pretrained(options["path"], dtype=options["dtype"], upsampled=False)
+    known = list(dict.fromkeys(prompt for prompt, _ in pairs))
+    known = _known(pipe, check_prompts(known) if known else [], by_class=by_class)
+    pairs = pairs or [(known[0], seed) for seed in seeds or [0]]  # an unconditional model is asked for nothing
+    draw_all(pairs, folder, options | {"path": portable(options["path"])}, psi, pipe.model_hash, workers)
 
 
 def _known(pipe: "Pipeline", wanted: list[str], *, by_class: bool) -> list[str]:
@@ -123,6 +206,9 @@ def _known(pipe: "Pipeline", wanted: list[str], *, by_class: bool) -> list[str]:
     wanted = pipe.check(wanted)
     if kind == "classes":
         pipe.text_encoder.encode(wanted)  # an unknown class is told before anything is drawn
+    for prompt in wanted:
+        if message := pipe.cut(prompt):
+            click.echo(f"gigagan: {message}", err=True)
     return wanted
 
 
@@ -146,6 +232,8 @@ def parse_seeds(text: str, *, option: str = "--seeds") -> list[int]:
 
 
 def _read_prompts(file: Path) -> list[str]:
+    if file.suffix.lower() == ".parquet":
+        raise ConfigError(f"{file}: a table is for --engine ray; give both, or a text of one prompt a line")
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:

@@ -1,21 +1,20 @@
 """gigagan serve: the model as a service that OpenAI's clients can use."""
 
+import contextlib
 import logging
 import os
-from importlib import import_module
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from gigagan.cli.cells import DEVICE, MODEL
-from gigagan.cli.signing import configured_signer
+from gigagan.cli.signing import CERT, configured_signer
 from gigagan.errors import ConfigError, MissingExtra
 from gigagan.listening import LOOPBACK, names
 from gigagan.serving.limits import UPSCALE_PIXELS
-
-if TYPE_CHECKING:
-    from gigagan.serving.safety import SafetyChecker
+from gigagan.serving.safety import load_checker
 
 MIN_KEY = 16
 
@@ -58,6 +57,12 @@ MIN_KEY = 16
     "--safety", metavar="MODULE:NAME", help="A gigagan.serving.safety.SafetyChecker of yours; a refusal is a 400."
 )
 @click.option("--log-prompts", is_flag=True, help="Log prompts themselves, not only their hashes.")
+@click.option(
+    "--ray", is_flag=True, help="By Ray Serve: model replicas on this machine, or on the cluster at RAY_ADDRESS."
+)
+@click.option(
+    "--replicas", metavar="N|MIN-MAX", help="With --ray: how many, or as many as the load asks for.  [default: 1]"
+)
 def serve(
     host: str,
     port: int,
@@ -71,6 +76,8 @@ def serve(
     max_upscale: int,
     safety: str | None,
     log_prompts: bool,
+    ray: bool,
+    replicas: str | None,
 ) -> None:
     """Serve the OpenAI Images API: POST /v1/images/generations, with dynamic batching and a bounded queue.
 
@@ -84,20 +91,26 @@ def serve(
     for key in keys:
         if len(key) < MIN_KEY or not key.isascii() or not key.isprintable():
             raise ConfigError(f"a key has {len(key)} characters; expected at least {MIN_KEY}, printable ASCII")
-    checker = _checker(safety) if safety else None
+    if replicas is not None and not ray:
+        raise ConfigError("--replicas came without --ray; give both, or leave it out")
+    checker = load_checker(safety) if safety else None
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("gigagan").setLevel(logging.INFO)
     signer = configured_signer()
-    try:
+    if ray:
+        if signer is not None:
+            raise ConfigError(f"{CERT} is set, and --ray doesn't sign; unset it, or serve without --ray")
+        limits = {"queue": queue, "per_key": per_key, "max_prompt": max_prompt, "max_upscale": max_upscale}
+        asked = limits | {"model": model, "device": device, "dtype": dtype, "keys": keys, "hosts": names(host)}
+        asked |= {"safety": safety or "", "log_prompts": log_prompts, "replicas": replicas or "1"}
+        _serve_by_ray(asked, host, port)
+        return
+    with _extra():
         from gigagan.serving.limits import Limits
         from gigagan.serving.server import Server
         from gigagan.serving.server import serve as run
         from gigagan.serving.service import Service
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("fastapi", "uvicorn", "prometheus_client", "python_multipart"):
-            raise
-        raise MissingExtra(error.name or "fastapi", "serve") from None
 
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("gigagan").setLevel(logging.INFO)
     service = Service(
         Path(model).resolve().name,
         {"path": model, "device": device, "dtype": dtype},
@@ -110,17 +123,25 @@ def serve(
     run(Server(service, hosts=names(host), keys=keys), host, port, lambda address: print(address, flush=True))
 
 
-def _checker(place: str) -> "SafetyChecker":
-    """The object that MODULE:NAME names; a class is called for one."""
-    module, _, name = place.partition(":")
+def _serve_by_ray(asked: dict[str, Any], host: str, port: int) -> None:
+    """The same service, its model in replicas: the machine's cores or GPUs are shared out among them."""
+    from gigagan.cli.cluster import prepare, serve_app
+
+    prepare()
+    with _extra():
+        from gigagan.ray_app import Settings, numbers
+
+    gpu = asked["device"].startswith("cuda")
+    cpus = max(1, (os.cpu_count() or 1) // numbers(asked["replicas"])[1])
+    serve_app(Settings(**asked, cpus=cpus, gpus=int(gpu)), host, port)
+
+
+@contextlib.contextmanager
+def _extra() -> Iterator[None]:
+    """Around imports: MissingExtra where a package of the server isn't there."""
     try:
-        found = getattr(import_module(module), name)
-        checker: SafetyChecker = found() if isinstance(found, type) else found
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"--safety {place}: {error}; expected MODULE:NAME of something that can be imported"
-        ) from None
-    for method in ("check_prompt", "check_picture"):
-        if not callable(getattr(checker, method, None)):
-            raise ConfigError(f"--safety {place}: has no {method}; see gigagan.serving.safety.SafetyChecker")
-    return checker
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("fastapi", "uvicorn", "prometheus_client", "python_multipart"):
+            raise
+        raise MissingExtra(error.name or "fastapi", "serve") from None

@@ -1,8 +1,9 @@
 """Where files are: on this machine or behind a URL (S3, HTTP and whatever else fsspec reads), as paths of one kind.
 
-A read that fails is tried again, since far away that is common; what is tried again changes nothing.
+What fails far away is tried again, since that is common there; doing it twice changes nothing.
 """
 
+import os
 import random
 import time
 from collections.abc import Callable
@@ -109,6 +110,21 @@ def entries(folder: Path) -> list[Path]:
         return []
     except OSError as error:
         raise DataError(f"{folder}: can't be listed ({error}); try again later") from None
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """All of a file or nothing, in place of what was there."""
+    if is_far(path):
+        far: Any = path
+        patiently(lambda: far.fs.pipe_file(far.path, content), path)
+        return
+    # One temporary name a file: what a killed process leaves there, the next one uses.
+    temporary = path.with_name(f".{path.name}.partial")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 def patiently(read: Callable[[], T], path: Path) -> T:

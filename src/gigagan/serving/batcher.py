@@ -1,18 +1,18 @@
-"""A bounded queue in front of one worker: what waits while it draws is the next batch."""
+"""A bounded queue in front of the workers: what waits while they draw is the next batch."""
 
 import asyncio
 import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Generic, TypeAlias, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Generic, TypeAlias, TypeVar
 
 from gigagan.errors import CheckpointError
 from gigagan.serving.api_error import ApiError
 from gigagan.serving.limits import Limits
 from gigagan.serving.metrics import Metrics
-from gigagan.serving.supervisor import Worker, WorkerGone
+from gigagan.serving.supervisor import Drawer, Retired, Start, WorkerGone
 from gigagan.serving.wire import Answer, Facts, Item, Upscale
 
 BACKOFF_SEC = (0, 0.5, 1, 2, 5)
@@ -41,21 +41,27 @@ AnyJob: TypeAlias = Job[Item] | Job[Upscale]
 
 
 class Batcher:
-    """Owns the worker: `run` starts it, feeds it, and starts another where it is gone or stuck."""
+    """Owns the workers: `run` starts them, feeds them, and starts another where one is gone or stuck."""
 
-    def __init__(self, options: Mapping[str, Any], limits: Limits, metrics: Metrics) -> None:
-        """`options`: of `Pipeline.from_pretrained`."""
+    def __init__(self, start: Start, limits: Limits, metrics: Metrics, *, workers: int = 1) -> None:
+        """`start` gives a worker, once there is one to be had; `workers`: the most at a time."""
         self.facts: Facts | None = None
         """Of the model, once it was loaded."""
-        self.ready = False
         self.draining = False
-        self._options = options
+        self._start = start
+        self._workers = workers
+        self._fed = 0
         self._limits = limits
         self._metrics = metrics
         self._queue: deque[AnyJob] = deque()
-        self._running: list[AnyJob] = []
+        self._running: set[AnyJob] = set()
         self._arrived = asyncio.Event()
         self._batch_sec = FIRST_GUESS_SEC
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a worker."""
+        return self._fed > 0
 
     @property
     def waiting(self) -> int:
@@ -68,7 +74,7 @@ class Batcher:
         assert self.facts is not None
         waiting = self.waiting
         if waiting + sum(item.frames for item in items) > self._limits.queue:
-            retry_ms = max(50, round(1000 * self._batch_sec * max(1, waiting / self.facts.batch / 2)))
+            retry_ms = max(50, round(1000 * self._batch_sec * max(1, waiting / self.facts.batch / self._fed / 2)))
             raise ApiError(429, "queue_full", "the server is busy: its queue is full; try again", retry_ms=retry_ms)
         jobs = [Job(item) for item in items]
         for job in jobs:
@@ -96,22 +102,29 @@ class Batcher:
 
     async def run(self) -> None:
         """Until canceled. Raises CheckpointError where the model can't be had at the first start."""
-        failures = 0
+        feeding = [asyncio.create_task(self._feed()) for _ in range(self._workers)]
         try:
-            while True:
-                await asyncio.sleep(BACKOFF_SEC[min(failures, len(BACKOFF_SEC) - 1)])
-                try:
-                    worker = await Worker.start(self._options)
-                except (CheckpointError, WorkerGone) as error:
-                    if isinstance(error, CheckpointError) and self.facts is None:
-                        raise
-                    log.error("the worker didn't start: %s", error)
-                    failures += 1
-                    continue
-                failures = 0 if await self._use(worker) else failures + 1
-                self._metrics.restarts.inc()
+            await asyncio.gather(*feeding)
         finally:
+            for task in feeding:
+                task.cancel()
             self.give_up("the server ended")
+            await asyncio.gather(*feeding, return_exceptions=True)
+
+    async def _feed(self) -> None:
+        """Start a worker, feed it while it lives, start another."""
+        failures = 0
+        while True:
+            await asyncio.sleep(BACKOFF_SEC[min(failures, len(BACKOFF_SEC) - 1)])
+            try:
+                worker = await self._start()
+            except (CheckpointError, WorkerGone) as error:
+                if isinstance(error, CheckpointError) and self.facts is None:
+                    raise
+                log.error("the worker didn't start: %s", error)
+                failures += 1
+                continue
+            failures = 0 if await self._use(worker) else failures + 1
 
     def give_up(self, why: str) -> None:
         """Fail everything that was accepted and has no answer."""
@@ -119,12 +132,12 @@ class Batcher:
             job.fail(ApiError(503, "shutting_down", why, retry_ms=RETRY_MS))
         self._queue.clear()
 
-    async def _use(self, worker: Worker) -> bool:
-        """Feed it until it is gone; whether it ever drew."""
+    async def _use(self, worker: Drawer) -> bool:
+        """Feed it until it is gone; whether it did well."""
         self.facts = worker.facts
-        self.ready = True
-        self._metrics.ready.set(1)
+        self._count(1)
         drew = False
+        jobs: list[AnyJob] = []
         watch = asyncio.create_task(worker.gone())
         try:
             while True:
@@ -134,25 +147,32 @@ class Batcher:
                     await asyncio.wait({arrival, watch}, return_when=asyncio.FIRST_COMPLETED)
                     arrival.cancel()
                 if watch.done():
-                    raise WorkerGone("while idle")
-                self._running = self._take(worker.facts.batch)
-                if self._running:
-                    await self._draw(worker)
+                    raise watch.result()
+                if jobs := self._take(worker.facts.batch):
+                    self._running.update(jobs)
+                    await self._draw(worker, jobs)
+                    self._running.difference_update(jobs)
                     drew = True
+        except Retired:
+            return True
         except (WorkerGone, TimeoutError) as error:
             stuck = isinstance(error, TimeoutError)
             log.error("the worker is %s; another is started", "stuck" if stuck else f"gone ({error})")
-            for job in self._running:
+            self._metrics.restarts.inc()
+            for job in jobs:
                 message = "the picture took too long" if stuck else "the model's process died; try again"
                 code = ("generation_timeout", "worker_died")[not stuck]
                 job.fail(ApiError(504 if stuck else 503, code, message, retry_ms=None if stuck else RETRY_MS))
             return drew
         finally:
-            self.ready = False
-            self._metrics.ready.set(0)
-            self._running = [job for job in self._running if not job.answer.done()]
+            self._count(-1)
+            self._running -= {job for job in jobs if job.answer.done()}
             watch.cancel()
             await worker.end()
+
+    def _count(self, change: int) -> None:
+        self._fed += change
+        self._metrics.ready.set(self.ready)
 
     def _take(self, size: int) -> list[AnyJob]:
         """The next jobs that are still wanted, as many as are drawn at once; a long loop and an upscale come alone."""
@@ -169,25 +189,24 @@ class Batcher:
             self._arrived.clear()
         return taken
 
-    async def _draw(self, worker: Worker) -> None:
+    async def _draw(self, worker: Drawer, jobs: Sequence[AnyJob]) -> None:
         started = time.monotonic()
-        first = self._running[0]
+        first = jobs[0]
         limit = self._limits.upscale_sec if first.item.alone else self._limits.draw_sec
         with _told_to_stop(worker, first):
             async with asyncio.timeout(limit):
-                answers = await worker.draw([job.item for job in self._running])
+                answers = await worker.draw([job.item for job in jobs])
         seconds = time.monotonic() - started
         self._batch_sec += 0.2 * (seconds - self._batch_sec)
-        self._metrics.batch.observe(sum(job.item.frames for job in self._running))
+        self._metrics.batch.observe(sum(job.item.frames for job in jobs))
         self._metrics.draw_sec.observe(seconds)
-        for job, answer in zip(self._running, answers, strict=True):
+        for job, answer in zip(jobs, answers, strict=True):
             with contextlib.suppress(asyncio.InvalidStateError):  # its request is gone
                 job.answer.set_result(answer)
-        self._running = []
 
 
 @contextlib.contextmanager
-def _told_to_stop(worker: Worker, job: AnyJob) -> Iterator[None]:
+def _told_to_stop(worker: Drawer, job: AnyJob) -> Iterator[None]:
     """An upscale, which may take a minute, is given up where its request goes away meanwhile."""
 
     def stop(_: object) -> None:

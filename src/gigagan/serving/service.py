@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -23,6 +24,7 @@ from gigagan.serving.generation import Order
 from gigagan.serving.limits import MAX_BODY_BYTES, MAX_UPLOAD_BYTES, MAX_UPLOADS_BYTES, Limits
 from gigagan.serving.metrics import Metrics
 from gigagan.serving.safety import SafetyChecker
+from gigagan.serving.supervisor import Start, Worker
 from gigagan.serving.upscale import UpscaleOrder
 from gigagan.serving.wire import Answer, Facts, Item, Upscale
 
@@ -43,12 +45,18 @@ class Service:
         signer: Signer | None = None,
         log_prompts: bool = False,
         threads: int = 2,
+        start: Start | None = None,
+        workers: int = 1,
     ) -> None:
-        """`options`: of `Pipeline.from_pretrained`; `signer`: of every picture; `threads`: that encode."""
+        """`options`: of `Pipeline.from_pretrained`; `signer`: of every picture; `threads`: that encode;
+        `start`, `workers`: of `Batcher`.
+
+        Without `start` a worker is a process on this machine.
+        """
         self.name = name
         self.limits = limits
         self.metrics = Metrics()
-        self.batcher = Batcher(options, limits, self.metrics)
+        self.batcher = Batcher(start or partial(Worker.start, options), limits, self.metrics, workers=workers)
         self.created = int(time.time())
         self._safety = safety
         self._signer = signer

@@ -5,8 +5,8 @@ import contextlib
 import json
 import socket
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from gigagan.errors import CheckpointError
 from gigagan.serving import wire
@@ -19,8 +19,33 @@ class WorkerGone(Exception):
     """The process died, or its connection broke."""
 
 
+class Retired(WorkerGone):
+    """Nothing went wrong: it isn't needed any more."""
+
+
+class Drawer(Protocol):
+    """A worker as the batcher sees it, wherever the model is."""
+
+    facts: Facts
+
+    async def draw(self, items: Sequence[Item | Upscale]) -> list[Answer]:
+        """An answer for each item. Raises WorkerGone."""
+
+    def stop(self) -> None:
+        """Give up the picture that is being enlarged; `draw` then returns soon."""
+
+    async def gone(self) -> WorkerGone:
+        """Wait until it is gone; why it is."""
+
+    async def end(self) -> None:
+        """End it, whatever it does."""
+
+
+Start = Callable[[], Awaitable[Drawer]]
+
+
 class Worker:
-    """A started worker; `start` makes one."""
+    """A process with the model; `start` makes one."""
 
     def __init__(
         self,
@@ -76,9 +101,10 @@ class Worker:
         with contextlib.suppress(OSError):
             self._writer.write(wire.pack({"stop": True}))
 
-    async def gone(self) -> None:
+    async def gone(self) -> WorkerGone:
         """Wait until the process has ended, for whatever reason."""
         await self._process.wait()
+        return WorkerGone("while idle")
 
     async def end(self) -> None:
         """End the process, whatever it does."""
