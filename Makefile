@@ -59,7 +59,7 @@ fix: .venv/.dev
 	$(BIN)/ruff format .
 
 test: .venv/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest -m "slow and not gpu and not e2e and not matrix"
