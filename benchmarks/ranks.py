@@ -1,6 +1,6 @@
 """What a second rank adds: images a second of training on one rank and on two (gloo), a thread and a batch each.
 
-    python benchmarks/ranks.py --out out/ranks.json [--preset emoji64] [--batch 16] [--seconds 60] [--rounds 3] [KEY=VALUE]
+    python benchmarks/ranks.py --out out/ranks.json [--batch 16] [--seconds 60] [--rounds 3] [KEY=VALUE ...]
 
 Needs the extra `train` and two cores that nothing else uses. The runs take turns; each is the command that people type,
 and its figure the median of the images a second that it logs, the first log left out.

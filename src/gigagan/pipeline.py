@@ -282,11 +282,12 @@ class Pipeline:
             yield [torch.cat([x, x[-1:].expand(short, *x.shape[1:])]) if short else x for x in part]
 
     def check(self, prompt: str | Sequence[str] | None) -> list[str]:
-        """The prompts as a list; of an unconditional model one empty one. Raises PromptError where they can't be."""
+        """The prompts as a list; of an unconditional model empty ones. Raises PromptError where they can't be."""
         if self.text_encoder.name == "none":
-            if prompt:
-                raise PromptError("this model is unconditional and takes no prompt; leave it out")
-            return [""]
+            given = [""] if not prompt else [prompt] if isinstance(prompt, str) else list(prompt)
+            if any(given):
+                raise PromptError("this model is unconditional and takes no prompt; leave it out or empty")
+            return given
         return check_prompts([] if prompt is None else prompt)
 
     def info(self, prompt: str, seed: int, psi: float, resolution: int) -> PictureInfo:

@@ -125,7 +125,33 @@ def test_unconditional_from_a_folder_to_pictures(tmp_path: Path, capsys: pytest.
     assert sorted(p.name for p in out.iterdir()) == [f"picture-{n}.png" for n in range(3)]
     assert cli.run(["generate", "a cat", "--model", model, "--out", str(out)]) == 2
     assert "unconditional and takes no prompt" in capsys.readouterr().err
-    assert len(Pipeline.from_pretrained(model)(seeds=[1, 2, 3]).images) == 3
+    plain = Pipeline.from_pretrained(model)(seeds=[1, 2, 3]).images
+    assert len(plain) == 3
+    way = [
+        "edit",
+        "interpolate",
+        "",
+        "--seeds",
+        "1,2",
+        "--steps",
+        "3",
+        "--model",
+        model,
+        "--out",
+        str(tmp_path / "way"),
+    ]
+    assert cli.run(way) == 0
+    first, _, last = (Image.open(path).tobytes() for path in sorted((tmp_path / "way").iterdir()))
+    drawn = Pipeline.from_pretrained(model)(seeds=[1, 2], truncation_psi=0.7).images
+    assert [first, last] == [image.tobytes() for image in drawn]
+    film = tmp_path / "film.webp"
+    assert (
+        cli.run(["video", "--seeds", "0-2", "--fps", "2", "--seconds", "1", "--model", model, "--out", str(film)]) == 0
+    )
+    assert Image.open(film).n_frames == 5
+    assert cli.run(["video", "a cat", "--model", model, "--out", str(tmp_path / "no.webp")]) == 2
+    assert cli.run(["video", "--seeds", "0-2", "--out", str(tmp_path / "no.webp")]) == 2
+    assert "the prompt is empty" in capsys.readouterr().err
 
 
 def test_mismatched_data_is_one_line(classes: Path, tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ COMMANDS = {
 def edit() -> None:
     """Mix, blend, move and find pictures in the model's latent space.
 
-    Where a command takes a PROMPT it also takes a file that `gigagan edit project` wrote.
+    Where a command takes a PROMPT it also takes a file that `gigagan edit project` wrote. Of an unconditional model a
+    PROMPT is empty: "".
     """
 
 

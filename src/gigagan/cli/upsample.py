@@ -83,8 +83,6 @@ def upsample(
 
 
 def _enlarger(model: str, device: str, dtype: str) -> "tuple[Enlarger, dict[str, str]]":
-    import torch
-
     from gigagan import dist
     from gigagan.checkpoint import load_model
     from gigagan.upsampling.enlarger import Enlarger
@@ -96,8 +94,8 @@ def _enlarger(model: str, device: str, dtype: str) -> "tuple[Enlarger, dict[str,
         click.echo(
             f"gigagan: the upsampler of {model} was trained on {trained_on}; others may come out worse", err=True
         )
-    arithmetic = torch.bfloat16 if dtype == "bfloat16" else torch.float32
-    return Enlarger(loaded.upsampler, loaded.text_encoder, dtype=arithmetic), {"model": loaded.hash}
+    made = Enlarger(loaded.upsampler, loaded.text_encoder, dtype=dist.dtype(dtype))
+    return made, {"model": loaded.hash}
 
 
 def _run(

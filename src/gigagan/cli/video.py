@@ -19,7 +19,7 @@ MAX_FRAMES = 100_000
 
 
 @click.command()
-@click.argument("prompts", metavar="PROMPT...", nargs=-1, required=True)
+@click.argument("prompts", metavar="[PROMPT...]", nargs=-1)
 @click.option(
     "--seeds",
     metavar="LIST",
@@ -59,9 +59,9 @@ def video(
 ) -> None:
     """Film the way from each PROMPT to the next, or from each seed of one PROMPT to the next.
 
-    Prompts may come again: "a cat" "a dog" "a cat". Frames are written as they are drawn; Ctrl-C leaves no half file.
+    An unconditional model is given --seeds alone. Prompts may come again: "a cat" "a dog" "a cat". Frames are written as they are drawn; Ctrl-C leaves no half file.
     """
-    pairs = _pairs(list(prompts), [0] if seeds is None else parse_seeds(seeds))
+    pairs = _pairs(list(prompts) or [""], [0] if seeds is None else parse_seeds(seeds))
     if not 0 < seconds * fps <= MAX_FRAMES:
         raise ConfigError(f"{seconds:g} s at {fps:g} frames a second can't be; expected 1 to {MAX_FRAMES:,} frames")
 
