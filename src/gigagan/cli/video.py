@@ -59,7 +59,8 @@ def video(
 ) -> None:
     """Film the way from each PROMPT to the next, or from each seed of one PROMPT to the next.
 
-    An unconditional model is given --seeds alone. Prompts may come again: "a cat" "a dog" "a cat". Frames are written as they are drawn; Ctrl-C leaves no half file.
+    Prompts may come again: "a cat" "a dog" "a cat". An unconditional model is given --seeds alone. Frames are written as
+    they are drawn; Ctrl-C leaves no half file.
     """
     pairs = _pairs(list(prompts) or [""], [0] if seeds is None else parse_seeds(seeds))
     if not 0 < seconds * fps <= MAX_FRAMES:
