@@ -59,8 +59,8 @@ def video(
 ) -> None:
     """Film the way from each PROMPT to the next, or from each seed of one PROMPT to the next.
 
-    Prompts may come again: "a cat" "a dog" "a cat". An unconditional model is given --seeds alone. Frames are written as
-    they are drawn; Ctrl-C leaves no half file.
+    Prompts may come again: "a cat" "a dog" "a cat". An unconditional model is given --seeds alone. Frames are written
+    as they are drawn; Ctrl-C leaves no half file.
     """
     pairs = _pairs(list(prompts) or [""], [0] if seeds is None else parse_seeds(seeds))
     if not 0 < seconds * fps <= MAX_FRAMES:
@@ -79,7 +79,7 @@ def video(
     pipe = Pipeline.from_pretrained(model, device=device)
     side = size or max(pipe.resolution, 4 * pipe.generator.cfg.resolution)
     check_video(out, fps=fps, size=side, count=len(moments))
-    pipe.check([key.prompt for key in keys])
+    pipe.check(prompts)
     for prompt in dict.fromkeys(prompts):
         if message := pipe.cut(prompt):
             click.echo(f"gigagan: {message}", err=True)
