@@ -91,6 +91,14 @@ def test_an_ignored_text_sounds() -> None:
     assert "the text is ignored" in health.alarms({"Health/match_gap": 0.001}, 100)[0]
 
 
+def test_a_blind_a_sure_and_a_steep_discriminator_sound() -> None:
+    healthy = {"Health/real_gap": 2.0, "Loss/D/adv": 1.0, "Loss/D/r1": 1.3}
+    assert health.alarms(healthy, 100) == []
+    assert "it has learned nothing" in health.alarms(healthy | {"Health/real_gap": 0.001}, 100)[0]
+    assert "it has won" in health.alarms(healthy | {"Loss/D/adv": 0.001}, 100)[0]
+    assert "raise loss.r1_gamma" in health.alarms(healthy | {"Loss/D/r1": 1e6}, 100)[0]
+
+
 def test_gradient_norm_is_the_length_of_the_gradient() -> None:
     layers = nn.ModuleList([nn.Linear(3, 4), nn.Linear(4, 2)])
     optimizer = torch.optim.AdamW(layers.parameters())

@@ -27,6 +27,12 @@ DEAD = 0.02
 """A level whose features differ so little between prompts, in units of their size, no longer follows them."""
 IGNORED = 0.02
 """D tells pairs from mismatched ones by less than this."""
+BLIND = 0.02
+"""D tells real pictures from generated ones by less than this."""
+WON = 0.005
+"""D's loss is below this: it is so sure that G gets no gradient from it."""
+STEEP = 1e5
+"""R1's squared gradient of D at real pictures is above this."""
 COLLAPSED = 0.01
 """Pictures of different prompts differ by less than this, in units of half the range."""
 QUIET_KIMG = 20.0
@@ -74,6 +80,13 @@ def alarms(row: dict[str, float], kimg: float) -> list[str]:
     gap = row.get("Health/match_gap")
     if gap is not None and gap < IGNORED:
         found.append(f"D tells a caption from another one by {gap:.3f}: the text is ignored")
+    real_gap = row.get("Health/real_gap")
+    if real_gap is not None and real_gap < BLIND:
+        found.append(f"D tells real pictures from generated ones by {real_gap:.3f}: it has learned nothing")
+    if row.get("Loss/D/adv", 1.0) < WON:
+        found.append(f"D's loss is {row['Loss/D/adv']:.4f}: it has won, and G learns nothing from it")
+    if row.get("Loss/D/r1", 0.0) > STEEP:
+        found.append(f"D's squared gradient at real pictures is {row['Loss/D/r1']:.3g}: raise loss.r1_gamma")
     if row.get("Health/G/picture_spread", 1.0) < COLLAPSED:
         found.append(f"pictures of different prompts differ by {row['Health/G/picture_spread']:.3f}: G has collapsed")
     return found

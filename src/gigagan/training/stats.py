@@ -70,6 +70,8 @@ class Stats:
             )
         if "Scores/mismatched" in row:
             row["Health/match_gap"] = row["Scores/real"] - row["Scores/mismatched"]
+        if "Scores/gen" in row:
+            row["Health/real_gap"] = row["Scores/real"] - row["Scores/gen"]
         images_per_sec = images / seconds
         row |= {
             "Progress/kimg": nimg / 1000,
