@@ -61,8 +61,13 @@ fix: .venv/.dev
 test: .venv/.dev
 	$(BIN)/python -m pytest -n auto
 
+# Those of servers, dying processes and time alone on the machine, the others on all cores.
+SLOW := -m "slow and not gpu and not e2e and not matrix"
+ALONE := tests/reliability tests/serving tests/ray
+
 test-slow: .venv/.dev
-	$(BIN)/python -m pytest -m "slow and not gpu and not e2e and not matrix"
+	$(BIN)/python -m pytest -n auto $(SLOW) $(ALONE:%=--ignore %)
+	$(BIN)/python -m pytest $(SLOW) $(ALONE)
 
 test-gpu: .venv/.dev
 	$(BIN)/python -m pytest -m gpu

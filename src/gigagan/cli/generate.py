@@ -105,11 +105,9 @@ def generate(
         raise ConfigError("--levels writes picture files and --grid writes none; give one of them")
     signer = configured_signer()
     if engine == "ray":
-        if signer is not None:
-            raise ConfigError(f"{CERT} is set, and --engine ray doesn't sign; unset it, or leave --engine out")
-        for option, given in (("--grid", grid), ("--levels", levels)):
+        for option, given in (("--grid", grid), ("--levels", levels), (CERT, signer)):
             if given:
-                raise ConfigError(f"{option} came with --engine ray, which writes picture files alone; leave it out")
+                raise ConfigError(f"{option} came with --engine ray, which writes plain files alone; leave it out")
         options = {"path": model, "device": device, "dtype": dtype, "compiled": compiled}
         _by_ray([*prompts, *classes], files, numbers, psi, out, options, workers or 0, by_class=bool(classes))
         return
