@@ -115,9 +115,7 @@ def generate(
         raise ConfigError("--workers came without --engine ray; give both, or leave it out")
     wanted = [*prompts, *(line for file in files for line in _read_prompts(file))]
     check_number(wanted, numbers)
-    if "://" in out:
-        raise ConfigError(f"--out {out}: a URL is for --engine ray; give a folder, or both")
-    folder = Path(out)
+    folder = _local(out)
     check_place(grid if grid is not None else folder, folder=grid is None)
 
     from gigagan.pipeline import DEFAULT_PSI, Pipeline
@@ -137,6 +135,12 @@ def generate(
     else:
         probe(folder)
         _draw_files(pipe, wanted, numbers, psi, folder, levels, sign)
+
+
+def _local(out: str) -> Path:
+    if "://" in out:
+        raise ConfigError(f"--out {out}: a URL is for --engine ray; give a folder, or both")
+    return Path(out)
 
 
 def check_number(prompts: "Sequence[object]", seeds: "Sequence[int]") -> None:
