@@ -205,7 +205,6 @@ def both_cores() -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("both_cores")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("preset", SMALL)
 def test_every_preset_draws_and_its_twin_trains(preset: str, random_lite0: EfficientNetLite) -> None:
