@@ -23,7 +23,10 @@ CHECKED = ["gigagan.models", "gigagan.losses", "gigagan.augment", "gigagan.evalu
 if os.environ.get("GIGAGAN_SHAPES", "1") == "1":
     install_import_hook(CHECKED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
+# One thread each, here and in processes that tests start: they run side by side, and two OpenMP programs of as many
+# threads as there are cores stall each other.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # The same examples in every run, however busy the machine.
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
