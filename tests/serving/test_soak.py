@@ -76,7 +76,7 @@ def test_g15_a_long_time_of_mixed_traffic(launch_limited: Any, tmp_path: Path, c
         assert server.worker() == pids[1], "the worker was replaced"
     grown = {pid: slope(points) for pid, points in memory.items()}
     print(f"{dict(seen)}; KB a minute: {[round(x) for x in grown.values()]}; threads {min(threads)} to {max(threads)}")
-    assert set(seen) <= {200, 400, 415}, seen
+    assert set(seen) <= {200, 400, 404, 415}, seen
     assert seen[400] > 0
     assert seen[200] > count
     pattern = r'gigagan_requests_total\{([^}]*)route="/v1/images/generations"([^}]*)\} ([\d.]+)'
