@@ -63,7 +63,7 @@ test: .venv/.dev
 
 # Those of servers, dying processes and time alone on the machine, the others on all cores.
 SLOW := -m "slow and not gpu and not e2e and not matrix"
-ALONE := tests/reliability tests/serving tests/ray
+ALONE := tests/reliability tests/serving tests/cluster
 
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest -n auto $(SLOW) $(ALONE:%=--ignore %)
