@@ -12,35 +12,11 @@ import os
 import statistics
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
-import httpx
+from clients import served
 
-PROMPT = "a 3D render of a red apple"
 WARM_SEC = 3
-
-
-def served(url: str, clients: int, seconds: float, size: str) -> float:
-    """Pictures a second."""
-    counts = [0] * clients
-    end = time.monotonic() + seconds
-
-    def ask(n: int) -> None:
-        with httpx.Client(timeout=60) as client:
-            while time.monotonic() < end:
-                body = {"prompt": PROMPT, "seed": 1000 * n + counts[n], "size": size}
-                client.post(f"{url}/images/generations", json=body).raise_for_status()
-                counts[n] += 1
-
-    threads = [threading.Thread(target=ask, args=(n,)) for n in range(clients)]
-    started = time.monotonic()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(counts) / (time.monotonic() - started)
 
 
 def measured(replicas: int, clients: int, seconds: float, size: str) -> float:
@@ -57,8 +33,8 @@ def measured(replicas: int, clients: int, seconds: float, size: str) -> float:
         url = server.stdout.readline().strip()
         assert url, "the service didn't start"
         try:
-            served(url, clients, WARM_SEC, size)
-            return served(url, clients, seconds, size)
+            served(url, clients, WARM_SEC, size=size)
+            return served(url, clients, seconds, size=size)
         finally:
             server.terminate()
 

@@ -15,16 +15,14 @@ import re
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import httpx
+from clients import PROMPT, served
 
 from gigagan.metadata import png_bytes
 from gigagan.pipeline import DEFAULT_PSI, Pipeline
-
-PROMPT = "a 3D render of a red apple"
 
 
 def spent(client: httpx.Client, root: str) -> float:
@@ -44,27 +42,6 @@ def overheads(root: str, count: int) -> list[float]:
             wall = time.perf_counter() - started
             found.append(1000 * (wall - (spent(client, root) - before)))
     return found
-
-
-def served(root: str, clients: int, seconds: float) -> float:
-    """Pictures a second."""
-    counts = [0] * clients
-    end = time.monotonic() + seconds
-
-    def ask(n: int) -> None:
-        with httpx.Client(timeout=60) as client:
-            while time.monotonic() < end:
-                body = {"prompt": PROMPT, "seed": 1000 * n + counts[n]}
-                client.post(f"{root}/v1/images/generations", json=body).raise_for_status()
-                counts[n] += 1
-
-    threads = [threading.Thread(target=ask, args=(n,)) for n in range(clients)]
-    started = time.monotonic()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(counts) / (time.monotonic() - started)
 
 
 def alone(pipe: Pipeline, seconds: float) -> float:
@@ -96,7 +73,7 @@ def main() -> None:
         root = server.stdout.readline().strip().removesuffix("/v1")
         took = sorted(overheads(root, arguments.requests))
         rates = [alone(pipe, arguments.seconds / 2)]
-        many = served(root, arguments.clients, arguments.seconds)
+        many = served(f"{root}/v1", arguments.clients, arguments.seconds)
         rates.append(alone(pipe, arguments.seconds / 2))
         server.terminate()
     measured = {

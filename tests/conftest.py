@@ -62,6 +62,14 @@ def golden(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
 
 
 @pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A signer's certificate and key, made for this run."""
+    from tests.certificates import make_certificate
+
+    return make_certificate(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture(scope="session")
 def tiny_networks() -> Callable[[int], tuple[Any, Any]]:
     """Builds a real G and D of 16 px for hashed words; seeded weights, none at a special value."""
     from gigagan.config import AttentionConfig, DiscriminatorConfig, GeneratorConfig

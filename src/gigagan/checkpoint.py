@@ -23,10 +23,11 @@ from gigagan import __version__
 from gigagan.card import model_card
 from gigagan.commit import committed, delete_stale, settle, sync, write_json, write_tensors
 from gigagan.errors import CheckpointError
-from gigagan.hub import NOTICE, fetched, is_hub_id
+from gigagan.hub import fetched, is_hub_id
 from gigagan.model_files import (
     MODEL_INDEX,
     NETWORK_PARTS,
+    NOTICE,
     check_tensors,
     discriminator_on_meta,
     generator_on_meta,

@@ -11,11 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gigagan.errors import CheckpointError, MissingExtra
-from gigagan.model_files import MODEL_INDEX, PICKLES, read_index
+from gigagan.model_files import MODEL_INDEX, NOTICE, PICKLES, read_index
 
 TIMEOUT_SEC = 10
-NOTICE = "NOTICE"
-"""Credits of whose pictures a model has learned from; a model made from another carries them on."""
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _HUB_ID = re.compile(rf"({_NAME}/{_NAME})(?:@([A-Za-z0-9][A-Za-z0-9._/-]{{0,99}}))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -66,7 +64,6 @@ def push(folder: Path, repo: str, *, private: bool = False) -> str:
     index = read_index(folder)
     api = _hub().HfApi(library_name="open-gigagan")
     files = [MODEL_INDEX, NOTICE, *index["sha256"]]
-
     try:
         api.create_repo(repo, private=private, exist_ok=True)
         commit = api.upload_folder(

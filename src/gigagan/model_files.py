@@ -28,6 +28,8 @@ SectionT = TypeVar("SectionT", bound=BaseModel)
 
 MODEL_INDEX = "model_index.json"
 MODEL_FORMAT = 1
+NOTICE = "NOTICE"
+"""Credits of whose pictures a model has learned from; a model made from another carries them on."""
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 PICTURE_PARTS = ("generator/", "upsampler/", "text_encoder/", "tokenizer/")

@@ -152,7 +152,7 @@ class Pipeline:
             found = load_exported(place, dtype=arithmetic, upsampled=upsampled)
             return cls(**found.parts, dtype=arithmetic, index=found.index)
         device = dist.device(device) if isinstance(device, str) else device
-        model = load_model(path, device, discriminator=False)
+        model = load_model(place, device, discriminator=False)
         if model.generator is None:
             raise ConfigError(f"{path}: holds an upsampler alone; give it to gigagan upsample --model")
         upsampler = model.upsampler if upsampled else None

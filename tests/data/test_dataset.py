@@ -78,6 +78,8 @@ def test_one_tar_and_one_parquet_file_are_sets_too(
     shard = shard_set(pictures) / "000000.tar"
     table = as_parquet(pictures, tmp_path / "p", struct_column=False) / "a.parquet"
     assert everything(open_dataset(shard)) == everything(open_dataset(table))
+    folder = as_parquet(pictures, tmp_path / "parts.parquet", struct_column=False)  # as Spark names one
+    assert everything(open_dataset(folder)) == everything(open_dataset(table))
 
 
 def test_img2dataset_shards(tmp_path: Path) -> None:

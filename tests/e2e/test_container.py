@@ -42,6 +42,12 @@ def test_a_linter_finds_nothing() -> None:
 
 
 @pytest.mark.e2e
+def test_its_torch_is_the_makefiles(steps: list[tuple[str, str]]) -> None:
+    said = subprocess.run(["make", "-s", "print-torch"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert any(f'"{said.stdout.strip()}"' in value for name, value in steps if name == "RUN")
+
+
+@pytest.mark.e2e
 def test_what_is_copied_suffices_to_build_the_package(steps: list[tuple[str, str]], tmp_path: Path) -> None:
     """The sources of COPY are let through by .dockerignore and make a wheel with the model in it."""
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}

@@ -1,6 +1,7 @@
 """A run as a user sees it: it trains, logs, saves, goes on where it stopped, and says what is wrong."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,19 @@ def test_init_takes_the_tensors_that_fit(tmp_path: Path) -> None:
         assert torch.equal(state.G_ema.state_dict()[name], value)
     name = "stages.16x16.from_rgb.weight"
     assert torch.equal(state.D.state_dict()[name], old.discriminator.state_dict()[name])
+
+
+def test_credits_of_the_first_model_outlive_it(tmp_path: Path) -> None:
+    """What a run began from may be gone when it goes on, and a run without snapshots so far knows them all the same."""
+    run(tmp_path / "base", "train.total_kimg=0.016")
+    (tmp_path / "base" / "model" / "NOTICE").write_text("drawn by somebody")
+    mine = f"init={tmp_path / 'base' / 'model'}"
+    run(tmp_path / "tuned", "train.total_kimg=0.016", mine)
+    shutil.rmtree(tmp_path / "base")
+    shutil.rmtree(tmp_path / "tuned" / "model")
+    run(tmp_path / "tuned", "train.total_kimg=0.032", mine)
+    assert (tmp_path / "tuned" / "model" / "NOTICE").read_text() == "drawn by somebody"
+    assert "NOTICE" in json.loads((tmp_path / "tuned" / "model" / "model_index.json").read_text())["sha256"]
 
 
 def test_a_state_of_another_shape_is_refused(tmp_path: Path) -> None:

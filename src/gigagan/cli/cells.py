@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gigagan.cli.files import check_place, probe, save_new, slug, write_whole
+from gigagan.cli.files import check_place, probe, save_new, slug
 from gigagan.cli.signing import signing
+from gigagan.data.places import write_whole
 from gigagan.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def deliver(
             "edits": "\n".join(info.edit for info in infos),
         }
         sheet = sheet_bytes(labelled_grid(table, rows, columns), said)
-        write_whole(grid, sign(sheet) if sign else sheet)
+        write_whole(grid, sign(sheet))
         print(grid)
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import click
 
 from gigagan.cli.cells import DEVICE, MODEL, Cell, deliver, edited
-from gigagan.cli.files import check_target, probe, write_whole
+from gigagan.cli.files import check_target, probe
 from gigagan.cli.signing import configured_signer, signing
+from gigagan.data.places import write_whole
 from gigagan.errors import ConfigError, DataError
 
 SAMPLES = 2000
@@ -137,5 +138,5 @@ def project(picture: Path, prompt: str, out: Path, steps: int, model: str, devic
     table = labelled_grid([before_after], [prompt], ["picture", "found"])
     content = sheet_bytes(table, said, source_type=COMPOSITE_TYPE)
     sign = signing(signer, pipe.model_hash, COMPOSITE_TYPE)
-    write_whole(sheet, sign(content) if sign else content)
+    write_whole(sheet, sign(content))
     print(sheet)

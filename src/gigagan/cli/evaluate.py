@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gigagan.cli.files import check_folders, write_whole
+from gigagan.cli.files import check_folders
+from gigagan.data.places import write_whole
 
 if TYPE_CHECKING:
     from gigagan.evaluation.evaluate import Image, Request

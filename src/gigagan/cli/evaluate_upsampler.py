@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from gigagan.cli.files import check_folders, write_whole
+from gigagan.cli.files import check_folders
+from gigagan.data.places import write_whole
 from gigagan.errors import ConfigError
 
 FILE = click.Path(path_type=Path, dir_okay=False)

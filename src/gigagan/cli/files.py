@@ -5,11 +5,14 @@ import os
 import re
 import tempfile
 import unicodedata
-import uuid
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from gigagan.data.places import write_whole
 from gigagan.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gigagan.cli.signing import Sign
 
 MAX_SLUG_BYTES = 80  # file systems take 255 bytes a name
 
@@ -56,7 +59,7 @@ def probe(folder: Path) -> None:
         pass
 
 
-def save_new(folder: Path, stem: str, content: bytes, sign: Callable[[bytes], bytes] | None = None) -> Path:
+def save_new(folder: Path, stem: str, content: bytes, sign: "Sign") -> Path:
     """Write stem.png, or stem-1.png ... where the name holds another picture; a file with this content stays.
 
     A signed file holds the content that was signed. Where it is there unsigned, `sign` signs it.
@@ -66,23 +69,13 @@ def save_new(folder: Path, stem: str, content: bytes, sign: Callable[[bytes], by
     for number in itertools.count():
         path = folder / (f"{stem}-{number}.png" if number else f"{stem}.png")
         held = path.read_bytes() if path.is_file() else b""
-        if not path.exists() or (sign is not None and held == content):
-            write_whole(path, content if sign is None else sign(content))
+        if not path.exists() or held == content:
+            if (signed := sign(content)) != held:
+                write_whole(path, signed)
             return path
-        if content in (held, without_manifest(held)):
+        if without_manifest(held) == content:
             return path
     raise AssertionError("count() ends")
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """All of a file or nothing."""
-    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def check_folders(*paths: Path | None) -> None:

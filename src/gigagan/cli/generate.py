@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gigagan.cli.files import check_place, probe, save_new, slug, write_whole
+from gigagan.cli.files import check_place, probe, save_new, slug
 from gigagan.cli.signing import CERT, Sign, configured_signer, signing
-from gigagan.data.places import place
+from gigagan.data.places import place, write_whole
 from gigagan.errors import ConfigError, DataError, PromptError
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def generate(
     if grid is not None:
         probe(grid.parent)
         sheet = _sheet_bytes(pipe, wanted, numbers, psi, enlarge)
-        write_whole(grid, sign(sheet) if sign else sheet)
+        write_whole(grid, sign(sheet))
         print(grid)
     else:
         probe(folder)
@@ -247,7 +247,7 @@ def _read_prompts(file: Path) -> list[str]:
 
 
 def _draw_files(
-    pipe: "Pipeline", prompts: list[str], seeds: list[int], psi: float, out: Path, levels: bool, sign: Sign | None
+    pipe: "Pipeline", prompts: list[str], seeds: list[int], psi: float, out: Path, levels: bool, sign: Sign
 ) -> None:
     from tqdm import tqdm
 

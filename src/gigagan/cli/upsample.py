@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gigagan.cli.files import check_target, write_whole
+from gigagan.cli.files import check_target
 from gigagan.cli.signing import configured_signer, signing
+from gigagan.data.places import write_whole
 from gigagan.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def _sheet(path: Path, done: "list[Job]", said: dict[str, str], signer: "Signer 
     content = sheet_bytes(sheet, said, source_type=COMPOSITE_TYPE)
     sign = signing(signer, said["model"], COMPOSITE_TYPE)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, sign(content) if sign else content)
+    write_whole(path, sign(content))
     click.echo(str(path))
 
 

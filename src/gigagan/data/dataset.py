@@ -23,7 +23,7 @@ from gigagan.config import DataConfig, FilterConfig
 from gigagan.data.captions import Caption
 from gigagan.data.class_folders import ClassFolderSource
 from gigagan.data.index import INDEX_SUFFIX, IndexedSource, filtered
-from gigagan.data.places import entries, exists, place
+from gigagan.data.places import entries, exists, is_far, place
 from gigagan.data.shards import MANIFEST, read_manifest
 from gigagan.data.sources import Fault, FolderSource, ParquetSource, Record, Source
 from gigagan.data.tar_source import TarSource, index_shard
@@ -221,7 +221,7 @@ def _open(path: Path, split: str) -> tuple[Source, list[Fault], list[Fault], int
     if path.suffix == INDEX_SUFFIX:
         indexed = IndexedSource(path, split=split, open_base=lambda base: _open(place(base), "")[0])
         return indexed, indexed.shard_faults, [], indexed.num_shards, indexed.splits
-    is_file = path.suffix in (".tar", ".parquet")
+    is_file = path.suffix in (".tar", ".parquet") and (is_far(path) or path.is_file())
     files = [path] if is_file else entries(path)
     names = {file.name for file in files}
     if "metadata.jsonl" in names:

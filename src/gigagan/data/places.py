@@ -6,6 +6,7 @@ What fails far away is tried again, since that is common there; doing it twice c
 import os
 import random
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -118,13 +119,16 @@ def write_whole(path: Path, content: bytes) -> None:
         far: Any = path
         patiently(lambda: far.fs.pipe_file(far.path, content), path)
         return
-    # One temporary name a file: what a killed process leaves there, the next one uses.
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def patiently(read: Callable[[], T], path: Path) -> T:

@@ -289,16 +289,11 @@ def _save_snapshot(state: TrainState, encoder: TextEncoder, run_dir: Path, show:
         dtype=torch.float32,
         discriminator=state.D,
         upsampler=upsampler,
-        notice=checkpoint.read_notice(run_dir / "model") or _inherited_notice(state.cfg.init),
+        notice=state.notice,
     )
     folder = run_dir / "grids"
     folder.mkdir(exist_ok=True)
     show(G_ema).save(folder / f"{state.nimg:09d}.png")
-
-
-def _inherited_notice(init: str) -> str:
-    """Credits of the model that the run began from."""
-    return checkpoint.read_notice(checkpoint.find_model(init)) if init else ""
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

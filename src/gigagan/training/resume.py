@@ -59,6 +59,7 @@ def restore_or_init(state: TrainState, run_dir: Path, allow: Collection[str] = (
         grow_from(state.G_ema, dict(network.state_dict()), what=state.cfg.init)
         if model.discriminator is not None:
             grow_from(state.D, dict(model.discriminator.state_dict()), what=state.cfg.init)
+        state.notice = model.notice
         log.info("started from %s: %d of %d tensors of G", state.cfg.init, taken, len(state.G.state_dict()))
 
 

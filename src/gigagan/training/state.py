@@ -43,6 +43,8 @@ class TrainState:
         """Images of the training order left out for good, where losses weren't finite (`guard`)."""
         self.data = ""
         """Fingerprint of the set that it learns from."""
+        self.notice = ""
+        """Credits of the model that it began from."""
         self.rate = 1.0
         """Factor on every learning rate; halved once where losses weren't finite (`guard`)."""
         self.G = build_generator(cfg.generator, feature_dim=feature_dim).to(device)
@@ -129,7 +131,7 @@ class TrainState:
 
     def numbers(self) -> dict[str, Any]:
         """What besides `nimg`, the tensors and the configuration is the state."""
-        return {"passed_over": self.passed_over, "rate": self.rate, "data": self.data}
+        return {"passed_over": self.passed_over, "rate": self.rate, "data": self.data, "notice": self.notice}
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Every tensor of the run, by component; with `nimg`, `numbers` and the configuration it is the whole state."""
@@ -152,6 +154,7 @@ class TrainState:
         self.nimg = nimg
         self.passed_over = int((numbers or {}).get("passed_over", 0))
         self.rate = float((numbers or {}).get("rate", 1.0))
+        self.notice = str((numbers or {}).get("notice", ""))
 
     def _networks(self) -> dict[str, nn.Module]:
         networks: dict[str, nn.Module] = {"G": self.G, "D": self.D, "G_ema": self.G_ema}
