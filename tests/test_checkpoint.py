@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gigagan import checkpoint, commit, model_files
+from gigagan.card import shown_part
 from gigagan.checkpoint import find_model, latest_state, load_model, model_hash, save_model, save_state
 from gigagan.errors import CheckpointError
 from gigagan.model_files import read_index
@@ -397,3 +398,13 @@ def test_a_name_is_the_model_of_that_name_in_the_package(tmp_path: Path, monkeyp
     assert find_model("absent") == Path("absent")
     (tmp_path / "emoji").mkdir()
     assert find_model("emoji") == Path("emoji")  # what is there comes first
+
+
+def test_a_card_has_lines_for_the_hub_that_people_arent_shown(tmp_path: Path, tiny_networks: Any) -> None:
+    generator, _ = tiny_networks(0)
+    path = save_model(tmp_path / "m", generator, HashedText(max_tokens=12), provenance={"weights_licence": "MIT"})
+    card = (path / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: open-gigagan\npipeline_tag: text-to-image\n")
+    assert "\nlicense: mit\n---\n" in card
+    assert shown_part(card).startswith("# A GigaGAN text-to-image model\n")
+    assert shown_part("# Mine\n\n---\n\nnotes\n\n---\n") == "# Mine\n\n---\n\nnotes\n\n---\n"

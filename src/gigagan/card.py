@@ -47,6 +47,11 @@ def model_card(
     )
 
 
+def shown_part(card: str) -> str:
+    """A card without the lines that only the hub reads."""
+    return re.sub(r"\A---\n.*?\n---\n\s*", "", card, flags=re.DOTALL)
+
+
 def _front_matter(upsampler_alone: bool, provenance: Mapping[str, Any]) -> str:
     """What the hub reads: kind, library, and the licence where the provenance names one by its SPDX name."""
     kind = "image-to-image" if upsampler_alone else "text-to-image"

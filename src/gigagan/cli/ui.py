@@ -41,12 +41,14 @@ def ui(host: str, port: int, password: str | None, model: str, device: str) -> N
         os.environ["GRADIO_TEMP_DIR"] = folder
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+        from gigagan.card import shown_part
         from gigagan.checkpoint import find_model
         from gigagan.pipeline import Pipeline
         from gigagan.studio import app
 
-        pipe = Pipeline.from_pretrained(model, device=device)
-        card = find_model(model) / "README.md"
-        text = card.read_text(encoding="utf-8") if card.is_file() else "This model has no card."
+        place = find_model(model)
+        pipe = Pipeline.from_pretrained(place, device=device)
+        card = place / "README.md"
+        text = shown_part(card.read_text(encoding="utf-8")) if card.is_file() else "This model has no card."
         studio = app.make_app(pipe, Path(folder), text, hosts=names(host), password=password or "")
         app.serve(studio, host, port, lambda address: print(address, flush=True))
