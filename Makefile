@@ -58,15 +58,18 @@ fix: .venv/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# On all cores; tests of one group share what is dear to make, so they stay together.
+SPREAD := -n auto --dist loadgroup
+
 test: .venv/.dev
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest $(SPREAD)
 
 # Those of servers, dying processes and time alone on the machine, the others on all cores.
 SLOW := -m "slow and not gpu and not e2e and not matrix"
-ALONE := tests/reliability tests/serving tests/cluster
+ALONE := tests/serving tests/cluster $(filter-out %/test_resume.py,$(wildcard tests/reliability/test_*.py))
 
 test-slow: .venv/.dev
-	$(BIN)/python -m pytest -n auto $(SLOW) $(ALONE:%=--ignore %)
+	$(BIN)/python -m pytest $(SPREAD) $(SLOW) $(ALONE:%=--ignore %)
 	$(BIN)/python -m pytest $(SLOW) $(ALONE)
 
 test-gpu: .venv/.dev
@@ -75,7 +78,7 @@ test-gpu: .venv/.dev
 # diffusers loads our model directories; none of ours needs it, and it may not choose torch.
 e2e: .venv/.dev
 	$(BIN)/pip install -q --no-deps $(PIP_ARGS) $(DIFFUSERS)
-	$(BIN)/python -m pytest -m e2e tests/e2e
+	$(BIN)/python -m pytest $(SPREAD) -m e2e tests/e2e
 
 matrix: .venv/.dev
 	$(BIN)/python -m pytest -m matrix

@@ -31,6 +31,7 @@ GRAPHS = {"text_encoder/features"} | {
     f"{network}/{part}" for network in ("generator", "upsampler") for part in ("text", "mapping", "synthesis")
 }
 FORMATS = ("onnx", "openvino")
+pytestmark = pytest.mark.xdist_group("exported")  # one worker: tracing takes a while
 
 
 def failed(capsys: CapSys, *args: str) -> str:
@@ -267,7 +268,10 @@ def test_openvino_tells_nobody_that_it_is_used(exported_model: Exported) -> None
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("format", ["pt2", "aoti"])
+@pytest.mark.parametrize(
+    "format",
+    ["pt2", pytest.param("aoti", marks=pytest.mark.matrix)],  # a C++ compiler takes minutes
+)
 def test_pt2_and_aoti_say_the_same(format: str, small_model: Path, tmp_path: Path, capsys: CapSys) -> None:
     report = export(small_model, tmp_path / "out", format=format)
     assert {row["graph"] for row in report["graphs"]} == GRAPHS

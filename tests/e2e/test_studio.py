@@ -29,6 +29,7 @@ USERS = 10
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(600),
+    pytest.mark.xdist_group("studio"),
     pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt install chromium)"),
     # The browser's own processes are closed when it is, not when Python counts.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),

@@ -13,6 +13,8 @@ from PIL import Image
 
 from gigagan.pipeline import Pipeline
 
+pytestmark = pytest.mark.xdist_group("exported")
+
 
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
 def test_an_exported_model_is_served(
