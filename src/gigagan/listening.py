@@ -1,7 +1,7 @@
 """What the studio and the server listen by: their address, and the names that a request may ask them by."""
 
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 from gigagan.errors import ConfigError
@@ -15,11 +15,19 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
 """The same as a Host header has them."""
+MIN_KEY = 16
 
 
 def names(host: str) -> tuple[str, ...]:
     """What a request to a server on `host` may call it; empty = anything, where others are let in by their names."""
     return OWN_NAMES if host in LOOPBACK else ()
+
+
+def check_keys(keys: Sequence[str]) -> None:
+    """Raises ConfigError for a key that can be guessed or that no header can carry."""
+    for key in keys:
+        if len(key) < MIN_KEY or not key.isascii() or not key.isprintable():
+            raise ConfigError(f"a key has {len(key)} characters; expected at least {MIN_KEY}, printable ASCII")
 
 
 def without_port(host: bytes) -> bytes:

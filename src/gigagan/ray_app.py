@@ -29,7 +29,7 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from ray.serve.schema import LoggingConfig
 
 from gigagan.errors import ConfigError
-from gigagan.listening import OWN_NAMES, App, Message, Receive, Send
+from gigagan.listening import OWN_NAMES, App, Message, Receive, Send, check_keys
 from gigagan.serving import wire
 from gigagan.serving.app import make_app
 from gigagan.serving.gate import Gate
@@ -331,6 +331,7 @@ def app(settings: Settings) -> serve.Application:
     from gigagan.model_files import read_index, verify_hashes
 
     least, most = numbers(settings.replicas)
+    check_keys(settings.keys)
     if not settings.hosts and not settings.keys:
         raise ConfigError("hosts is empty, which lets others in; give keys, or the names that it goes by")
     if settings.safety:

@@ -41,13 +41,14 @@ def test_killed_halfway_and_run_again_each_prompt_is_drawn_once(tmp_path: Path, 
     command += ["--out", str(out)]
     log = (tmp_path / "log.txt").open("w")
     with log, subprocess.Popen(command, stdout=log, stderr=log, env=marked.environment) as first:
-        while len(list(out.glob("*.png"))) < 3:
+        while len(list(out.glob("a*.png"))) < 3:
             assert first.poll() is None, (tmp_path / "log.txt").read_text()
             time.sleep(0.02)
         first.kill()
     marked.wait_gone(20)
-    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.png")}
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("a*.png")}
     assert 3 <= len(before) < 17
+    (out / f".{uuid.uuid4().hex}.png").write_bytes(b"half a picture")  # of an actor killed while it wrote
 
     done = subprocess.run(command, capture_output=True, text=True, env=marked.environment, check=False)
     assert done.returncode == 0, done.stderr
@@ -114,9 +115,13 @@ def test_a_folder_of_other_pictures_stays(tmp_path: Path) -> None:
         (["generate", "--engine", "ray", "--prompts", "words.parquet"], "isn't a table of prompts"),
         (["generate", "--engine", "ray", "--prompts", "minus.parquet"], "seed -1 can't be"),
         (["generate", "--engine", "ray", "--prompts", "good.parquet", "--seeds", "1"], "has seeds, and --seeds came"),
+        (["generate", "a cat", "--engine", "ray", "--device", "cuda:1"], "Ray, which hands GPUs out itself"),
         (["serve", "--replicas", "2"], "--replicas came without --ray"),
+        (["serve", "--ray", "--device", "cuda:1"], "write --device cuda"),
+        (["serve", "--ray", "--key", "guessed"], "a key has 7 characters"),
     ],
 )
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, of pydantic
 def test_a_mistake_is_one_line(
     args: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -133,6 +138,14 @@ def test_a_mistake_is_one_line(
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, of pydantic
+def test_a_key_that_can_be_guessed_is_refused() -> None:
+    """By `serve run gigagan.ray_app:app` too, which has no command line of ours."""
+    ray_app = pytest.importorskip("gigagan.ray_app")
+    with pytest.raises(ConfigError, match="a key has 7 characters"):
+        ray_app.app(ray_app.Settings(keys=("guessed",)))
 
 
 @pytest.mark.slow

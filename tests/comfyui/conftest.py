@@ -219,17 +219,18 @@ def load_pack() -> ModuleType:
 
 @pytest.fixture(params=[1, 3], ids=["v1", "v3"])
 def host(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
-    """ComfyUI of before and after comfy_api, with an empty models directory."""
+    """ComfyUI with what the third contract needs, and one whose comfy_api is older; an empty models directory."""
     name = str(PACK).replace(".", "_x_")
     folder_paths = ModuleType("folder_paths")
     folder_paths.models_dir = str(tmp_path / "models")  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "folder_paths", folder_paths)
+    api = ModuleType("comfy_api")
+    api.__spec__ = importlib.util.spec_from_loader("comfy_api", None)
+    monkeypatch.setitem(sys.modules, "comfy_api", api)
     if request.param == 3:
-        api, latest = ModuleType("comfy_api"), ModuleType("comfy_api.latest")
-        api.__spec__ = importlib.util.spec_from_loader("comfy_api", None)
+        latest = ModuleType("comfy_api.latest")
         latest.io, latest.ComfyExtension = Io("comfy_api.latest.io"), ComfyExtension  # type: ignore[attr-defined]
-        for key, value in (("comfy_api", api), ("comfy_api.latest", latest)):
-            monkeypatch.setitem(sys.modules, key, value)
+        monkeypatch.setitem(sys.modules, "comfy_api.latest", latest)
     yield Host(load_pack())
     for loaded in [key for key in sys.modules if key == name or key.startswith(f"{name}.")]:
         del sys.modules[loaded]

@@ -115,7 +115,7 @@ def test_compression_is_quality(client: openai.OpenAI) -> None:
 
 def test_a_gif_is_a_loop(client: openai.OpenAI, pipe: Pipeline) -> None:
     answer = client.images.generate(
-        prompt=APPLE, output_format="gif", frame_count=6, frame_duration_ms=124, extra_body={"seed": 2}
+        prompt=APPLE, output_format="gif", extra_body={"seed": 2, "frame_count": 6, "frame_duration_ms": 124}
     )
     assert answer.data
     image = decoded(answer.data[0].b64_json)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gigagan.cli.files import check_place, probe, slug
-from gigagan.data.places import entries, is_far, read_bytes, size_of, write_whole
+from gigagan.data.places import entries, is_far, read_bytes, size_of, sweep, write_whole
 from gigagan.errors import ConfigError, DataError, PromptError
 
 if TYPE_CHECKING:
@@ -105,12 +105,13 @@ def draw_all(pairs: Sequence[Pair], out: Path, options: dict[str, Any], psi: flo
     """Draw what is missing and print its paths; `model`: the hash of the model. `cluster.prepare` came before."""
     from tqdm import tqdm
 
-    from gigagan.cli.cluster import cluster
+    from gigagan.cli.cluster import cluster, lent
 
+    device, gpus = lent(options["device"])
+    options = options | {"device": device}
     check_out(out)
     pictures = named(pairs)
-    kind = options["device"].partition(":")[0]
-    todo = missing(pictures, out, {"model": model, "psi": psi, "dtype": options["dtype"], "device": kind})
+    todo = missing(pictures, out, {"model": model, "psi": psi, "dtype": options["dtype"], "device": device})
     if len(todo) < len(pictures):
         click.echo(f"gigagan: {len(pictures) - len(todo)} of {len(pictures)} pictures are there already", err=True)
     if not todo:
@@ -119,10 +120,10 @@ def draw_all(pairs: Sequence[Pair], out: Path, options: dict[str, Any], psi: flo
     from gigagan.ray_bulk import draw
 
     place = str(out if is_far(out) else out.absolute())
-    gpus = 1 if kind == "cuda" else 0
     with cluster(workers), tqdm(total=len(todo), unit="img", disable=None) as bar:
         for name in draw(todo, options, psi, place, workers=workers, gpus=gpus):
             tqdm.write(str(out / name), file=sys.stdout)
             bar.update()
+    sweep(out)
     if left := {one.name for one in todo} - {path.name for path in entries(out)}:
         raise DataError(f"{out}: {len(left)} pictures are gone, {min(left)} among them; run the command again")

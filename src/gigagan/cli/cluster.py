@@ -37,6 +37,20 @@ def prepare() -> None:
         raise MissingExtra("ray", "scale") from None
 
 
+def lent(device: str) -> tuple[str, int]:
+    """The device of a replica or an actor, and the GPUs each asks for: Ray shows each its own alone.
+
+    Raises ConfigError for one GPU of several.
+    """
+    if device == "auto":
+        from gigagan import dist
+
+        device = dist.device().type
+    if device.startswith("cuda:"):
+        raise ConfigError(f"--device {device} came with Ray, which hands GPUs out itself; write --device cuda")
+    return device, int(device == "cuda")
+
+
 @contextlib.contextmanager
 def cluster(cpus: int) -> Iterator[None]:
     """Ray with at least so many cores to lend, or the cluster at RAY_ADDRESS; `prepare` came before."""

@@ -12,11 +12,9 @@ import click
 from gigagan.cli.cells import DEVICE, MODEL
 from gigagan.cli.signing import CERT, configured_signer
 from gigagan.errors import ConfigError, MissingExtra
-from gigagan.listening import LOOPBACK, names
+from gigagan.listening import LOOPBACK, check_keys, names
 from gigagan.serving.limits import UPSCALE_PIXELS
 from gigagan.serving.safety import load_checker
-
-MIN_KEY = 16
 
 
 @click.command()
@@ -88,9 +86,7 @@ def serve(
     """
     if host not in LOOPBACK and not keys:
         raise ConfigError(f"--host {host} lets others in; set GIGAGAN_API_KEYS, or listen on 127.0.0.1")
-    for key in keys:
-        if len(key) < MIN_KEY or not key.isascii() or not key.isprintable():
-            raise ConfigError(f"a key has {len(key)} characters; expected at least {MIN_KEY}, printable ASCII")
+    check_keys(keys)
     if replicas is not None and not ray:
         raise ConfigError("--replicas came without --ray; give both, or leave it out")
     checker = load_checker(safety) if safety else None
@@ -125,15 +121,15 @@ def serve(
 
 def _serve_by_ray(asked: dict[str, Any], host: str, port: int) -> None:
     """The same service, its model in replicas: the machine's cores or GPUs are shared out among them."""
-    from gigagan.cli.cluster import prepare, serve_app
+    from gigagan.cli.cluster import lent, prepare, serve_app
 
     prepare()
     with _extra():
         from gigagan.ray_app import Settings, numbers
 
-    gpu = asked["device"].startswith("cuda")
+    device, gpus = lent(asked["device"])
     cpus = max(1, (os.cpu_count() or 1) // numbers(asked["replicas"])[1])
-    serve_app(Settings(**asked, cpus=cpus, gpus=int(gpu)), host, port)
+    serve_app(Settings(**asked | {"device": device}, cpus=cpus, gpus=gpus), host, port)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ What fails far away is tried again, since that is common there; doing it twice c
 
 import os
 import random
+import re
 import time
 import uuid
 from collections.abc import Callable
@@ -17,6 +18,7 @@ SCHEMES = ("http", "https", "s3", "gs", "gcs", "az", "abfs", "hf")
 """Others are refused: `file:` is a path without a scheme, and nothing that runs a program is read."""
 TRIES = 6
 FIRST_WAIT_SEC = 0.1
+TEMPORARY = re.compile(r"\.[0-9a-f]{32}")
 
 T = TypeVar("T")
 
@@ -111,6 +113,13 @@ def entries(folder: Path) -> list[Path]:
         return []
     except OSError as error:
         raise DataError(f"{folder}: can't be listed ({error}); try again later") from None
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers of whole files left half done in a folder when they were killed."""
+    for path in entries(folder):
+        if not is_far(folder) and TEMPORARY.fullmatch(path.stem):
+            path.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, content: bytes) -> None:
