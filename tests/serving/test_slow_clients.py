@@ -151,3 +151,20 @@ def test_what_the_grace_leaves_is_told_that_the_server_ends(start: Any) -> None:
         assert head.startswith("HTTP/1.1 503")
         assert "x-request-id: req_" in head
         assert json.loads(body)["error"]["code"] == "shutting_down"
+
+
+@pytest.mark.slow
+def test_a_connection_outlives_the_pause_that_clients_keep_it_for(start: Any) -> None:
+    with start() as server, socket.create_connection(("127.0.0.1", httpx.URL(server.url).port), timeout=20) as idle:
+        for pause_sec in (0, 6):  # httpx and OpenAI's client give a connection up after 5 s
+            time.sleep(pause_sec)
+            idle.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert idle.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def test_a_proxy_is_told_to_pass_events_on(start: Any) -> None:
+    with start() as server:
+        for stream, said in ((True, "no"), (False, None)):
+            answer = httpx.post(f"{server.url}{GENERATIONS}", json={"prompt": "x", "size": "8x8", "stream": stream})
+            assert answer.status_code == 200
+            assert answer.headers.get("x-accel-buffering") == said
