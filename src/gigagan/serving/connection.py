@@ -32,9 +32,8 @@ class Protocol(H11Protocol):
         super().connection_made(transport)
         # Paused is then what has anything left to send, not only what has much.
         transport.set_write_buffer_limits(0)
-        if hasattr(
-            socket, "TCP_NOTSENT_LOWAT"
-        ):  # else the kernel takes megabytes, in steps too large to see a client read
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            # Else the kernel takes megabytes at a time, and a slow client seems to read nothing between two of them.
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, WRITE_BYTES)
         self._wait()
 
