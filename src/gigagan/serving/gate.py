@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from gigagan.listening import App, Message, Receive, Send, without_port
 from gigagan.serving.api_error import BUG, ApiError
-from gigagan.serving.limits import Limits
+from gigagan.serving.limits import MAX_HEAD_BYTES, Limits
 from gigagan.serving.metrics import Metrics
 
 OPEN = "/health/live"
@@ -50,7 +50,7 @@ class Gate:
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return  # no websockets here: uvicorn then refuses the handshake
-        answer = _Answer(send, scope.setdefault("state", {}).setdefault("request_id", f"req_{secrets.token_hex(12)}"))
+        answer = _Answer(send, scope.setdefault("state", {}).setdefault("request_id", _new_id()))
         started = time.monotonic()
         self.active += 1
         self.metrics.active.inc()
@@ -61,10 +61,18 @@ class Gate:
             self.metrics.active.dec()
             seconds = time.monotonic() - started
             route = scope["path"] if scope["path"] in self.routes else "other"
-            self.metrics.requests.labels(route, str(answer.status)).inc()
-            self.metrics.request_sec.labels(route).observe(seconds)
-            what = scope["state"].get("said", "")
-            log.info("%s %s %s %d %.0f ms%s", answer.id, scope["method"], route, answer.status, 1000 * seconds, what)
+            self._note(answer.id, scope["method"], route, answer.status, seconds, scope["state"].get("said", ""))
+
+    def malformed(self, error: ApiError) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        """Headers and content to answer bytes with that never became a request."""
+        request_id = _new_id()
+        self._note(request_id, "-", "other", error.status, 0.0)
+        return answer_of(error, request_id)
+
+    def _note(self, request_id: str, method: str, route: str, status: int, seconds: float, said: str = "") -> None:
+        self.metrics.requests.labels(route, str(status)).inc()
+        self.metrics.request_sec.labels(route).observe(seconds)
+        log.info("%s %s %s %d %.0f ms%s", request_id, method, route, status, 1000 * seconds, said)
 
     async def _serve(self, scope: Message, receive: Receive, answer: "_Answer") -> None:
         try:
@@ -85,6 +93,8 @@ class Gate:
 
     def _admit(self, scope: Message) -> bytes:
         """The key of a request that may come in. Raises ApiError."""
+        if _head_bytes(scope) > MAX_HEAD_BYTES:
+            raise head_too_large()
         headers = dict(scope["headers"])
         if self.hosts and without_port(headers.get(b"host", b"")) not in self.hosts:
             raise ApiError(421, "wrong_host", "this server goes by another name; use its address as it printed it")
@@ -102,6 +112,34 @@ class Gate:
             message = f"this key has {self.limits.per_key} requests running, the most it may; wait for one"
             raise ApiError(429, "concurrency_limit", message, retry_ms=RETRY_MS)
         return known[0]
+
+
+def head_too_large() -> ApiError:
+    """The request's line and headers together."""
+    return ApiError(431, "head_too_large", f"the request's head has more than {MAX_HEAD_BYTES} bytes")
+
+
+def answer_of(error: ApiError, request_id: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """An error's headers and content as they are sent."""
+    content = error.content
+    headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
+    return [*headers, (b"content-length", str(len(content)).encode()), *_own_headers(request_id)], content
+
+
+def _own_headers(request_id: str) -> list[tuple[bytes, bytes]]:
+    """Of every answer."""
+    return [*HEADERS, (b"x-request-id", request_id.encode())]
+
+
+def _new_id() -> str:
+    return f"req_{secrets.token_hex(12)}"
+
+
+def _head_bytes(scope: Message) -> int:
+    """Of the head as it came, but for spaces around values; the parser bounds only heads that come in pieces."""
+    target = len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"])
+    line = len(scope["method"]) + target + len("  HTTP/1.1\r\n") + bool(scope["query_string"])
+    return line + sum(len(name) + len(value) + len(": \r\n") for name, value in scope["headers"]) + len("\r\n")
 
 
 def _foreign_page(scope: Message) -> str:
@@ -134,14 +172,16 @@ class _Answer:
     async def send(self, message: Message) -> None:
         """Pass on, with our headers."""
         if message["type"] == "http.response.start":
-            self.status = message["status"]
-            ours = [*HEADERS, (b"x-request-id", self.id.encode())]
-            message["headers"] = [*message.get("headers", []), *ours]
-        await self._send(message)
+            message["headers"] = [*message.get("headers", []), *_own_headers(self.id)]
+        await self._pass(message)
 
     async def refuse(self, error: ApiError) -> None:
         """Send an error."""
-        headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
-        length = (b"content-length", str(len(error.content)).encode())
-        await self.send({"type": "http.response.start", "status": error.status, "headers": [*headers, length]})
-        await self.send({"type": "http.response.body", "body": error.content})
+        headers, content = answer_of(error, self.id)
+        await self._pass({"type": "http.response.start", "status": error.status, "headers": headers})
+        await self._pass({"type": "http.response.body", "body": content})
+
+    async def _pass(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self._send(message)

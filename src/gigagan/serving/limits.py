@@ -4,7 +4,10 @@ from dataclasses import dataclass
 
 MAX_BODY_BYTES = 2**20
 """Of a request: 2 prompts of 32,000 characters, escaped, fit twice."""
-MAX_HEADER_BYTES = 16 * 1024
+MAX_HEAD_BYTES = 16 * 1024
+"""Of a request's line and headers."""
+WRITE_BYTES = 64 * 1024
+"""That a client reads of its answer in `Limits.write_sec`, where so much is left."""
 MAX_PROMPT_CHARS = 32_000
 """OpenAI's own limit; ours can be set up to it."""
 MAX_PICTURES = 10
@@ -40,6 +43,8 @@ class Limits:
     """From a request to its answer. A worker that takes longer for a batch is stuck, and is replaced."""
     body_sec: float = 20
     """For a client to send what it said it would."""
+    write_sec: float = 20
+    """For a client to read a piece of its answer, or the connection is cut."""
     grace_sec: float = 30
     """From the signal to end until what was accepted is given up."""
 

@@ -5,53 +5,20 @@ import logging
 import signal
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gigagan.listening import listen
 from gigagan.serving.app import make_app
-from gigagan.serving.limits import MAX_HEADER_BYTES
+from gigagan.serving.connection import Protocol
+from gigagan.serving.limits import MAX_HEAD_BYTES
 from gigagan.serving.service import Service
 
-HEADER_SEC = 10
-"""For a client to send a request's line and headers."""
 POLL_SEC = 0.05
+KEEP_ALIVE_SEC = 75
+"""Longer than clients keep idle connections (httpx 5 s, nginx 60 s), so that none asks on one that is being closed."""
 BACKLOG = 1024
 log = logging.getLogger(__name__)
-
-
-class Protocol(H11Protocol):
-    """A connection that is closed where it doesn't come to a request in time, however slowly it drips."""
-
-    _reaper: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        """Begin to wait."""
-        super().connection_made(transport)
-        self._wait()
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes of a request; a whole head ends the waiting."""
-        super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._stop_waiting()
-        elif self._reaper is None and not self.transport.is_closing():
-            self._wait()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing more comes."""
-        self._stop_waiting()
-        super().connection_lost(exc)
-
-    def _wait(self) -> None:
-        self._reaper = self.loop.call_later(HEADER_SEC, self.transport.close)
-
-    def _stop_waiting(self) -> None:
-        if self._reaper is not None:
-            self._reaper.cancel()
-            self._reaper = None
 
 
 class Server(uvicorn.Server):
@@ -74,7 +41,8 @@ class Server(uvicorn.Server):
             server_header=False,
             proxy_headers=False,
             backlog=BACKLOG,
-            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+            timeout_keep_alive=KEEP_ALIVE_SEC,
             timeout_graceful_shutdown=2,
         )
         super().__init__(config)
@@ -88,17 +56,21 @@ class Server(uvicorn.Server):
         log.warning("%s: ending once %d requests are answered", signal.Signals(sig).name, self.gate.active)
 
     async def main_loop(self) -> None:
-        """Until a signal, then until everything accepted is answered or the grace is over."""
+        """Until a signal, then until everything accepted is answered and read, or the grace is over."""
         loop = asyncio.get_running_loop()
         while not self.should_exit and not self.service.batcher.draining:
             await self.on_tick(int(loop.time() * 10) % 864_000)
             await asyncio.sleep(POLL_SEC)
         end = loop.time() + self.service.limits.grace_sec
-        while self.gate.active and not self.should_exit and loop.time() < end:
+        while (self.gate.active or self._unsent()) and not self.should_exit and loop.time() < end:
             await asyncio.sleep(POLL_SEC)
         if self.gate.active:
             self.service.batcher.give_up("the server is about to end; try again")
             await asyncio.sleep(POLL_SEC)
+
+    def _unsent(self) -> bool:
+        """Whether a client is still reading an answer; its request has ended once all is in the buffer."""
+        return any(isinstance(one, Protocol) and one.unsent for one in self.server_state.connections)
 
     def _stopped(self, error: BaseException | None) -> None:
         self.error = error

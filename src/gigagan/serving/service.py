@@ -83,6 +83,7 @@ class Service:
                 events = self._events(jobs, order, facts)
                 # An error before the first event still has a status of its own; a cut stream would tell nothing.
                 first = await self._unless_gone(request, anext(events))
+                headers["x-accel-buffering"] = "no"  # else nginx holds events back until it has a page of them
                 return StreamingResponse(_stream(first, events, jobs), media_type="text/event-stream", headers=headers)
             content = await self._unless_gone(request, self._whole(jobs, order, facts))
             return Response(content, media_type="application/json", headers=headers)
