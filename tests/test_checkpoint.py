@@ -286,10 +286,13 @@ def test_a_model_is_the_old_or_the_new_one_at_every_instant(
 ) -> None:
     old, new = tiny_networks(0)[0], tiny_networks(7)[0]
     count = 0
+    (saved / "notes").mkdir()
+    (saved / "notes" / "mine.txt").write_text("keep me")
     for death in deaths(monkeypatch, lambda: save_model(saved, new, HashedText(), provenance={}), cleanup=cleanup):
         count += 1
         w_avg = load_model(saved).generator.mapping.w_avg
         assert torch.equal(w_avg, old.mapping.w_avg) or torch.equal(w_avg, new.mapping.w_avg), death
+        assert (saved / "notes" / "mine.txt").read_text() == "keep me", death
         save_model(saved, old, HashedText(), provenance={})
         assert [entry.name for entry in saved.parent.iterdir()] == ["model"], death
     assert count >= 8

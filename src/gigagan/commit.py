@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 log = logging.getLogger(__name__)
+BETWEEN_SEC = 0.2
 
 
 @contextmanager
@@ -30,16 +32,19 @@ def committed(path: Path, ours: Collection[str] | None = None) -> Iterator[Path]
     temporary.mkdir()
     try:
         yield temporary
+        if ours is not None:
+            _copy_others(path, temporary, ours)
         for file in [*temporary.rglob("*"), temporary]:
-            sync(file)
-        _swap(temporary, path, ours)
+            if not file.is_symlink():
+                sync(file)
+        _swap(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync(path.parent)
 
 
-def _swap(new: Path, path: Path, ours: Collection[str] | None) -> None:
+def _swap(new: Path, path: Path) -> None:
     if not path.exists():
         os.rename(new, path)
         return
@@ -51,10 +56,18 @@ def _swap(new: Path, path: Path, ours: Collection[str] | None) -> None:
     except BaseException:
         os.rename(old, path)
         raise
-    for entry in old.iterdir():
-        if ours is not None and entry.name not in ours:
-            os.rename(entry, path / entry.name)  # not ours to delete
-    shutil.rmtree(old)
+    shutil.rmtree(old, ignore_errors=True)  # a reader's `settle` may be at it too
+
+
+def _copy_others(path: Path, new: Path, ours: Collection[str]) -> None:
+    """What isn't ours to delete is in the new directory before the old one goes, whenever this stops."""
+    for entry in path.iterdir() if path.is_dir() else ():
+        if entry.name in ours:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.copytree(entry, new / entry.name, symlinks=True)
+        else:
+            shutil.copy2(entry, new / entry.name, follow_symlinks=False)
 
 
 def settle(path: Path) -> None:
@@ -62,8 +75,10 @@ def settle(path: Path) -> None:
     old = path.parent / f".{path.name}.replaced"
     if not old.is_dir():
         return
+    if not path.exists():
+        time.sleep(BETWEEN_SEC)  # a writer that lives is between its two renames
     if path.exists():
-        shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)
     else:
         log.warning("%s: a save was cut off; took the one before", path)
         os.rename(old, path)

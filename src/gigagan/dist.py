@@ -142,6 +142,8 @@ def device(name: str = "auto") -> torch.device:
     found = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not found.get(chosen.type, False):
         raise ConfigError(f"device {name!r} isn't on this machine; use cpu")
+    if chosen == torch.device("cuda") and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))  # to each rank its own
     return chosen
 
 

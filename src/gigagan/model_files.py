@@ -150,7 +150,7 @@ def upsampler_on_meta(folder: Path) -> tuple[Upsampler, str]:
     config = _read_config(file, "Upsampler")
     cfg = _validated(file, UpsamplerConfig, config["config"])
     _check_sizes(file, cfg)
-    with torch.device("meta"):
+    with _building(file):
         return Upsampler(cfg, feature_dim=config["feature_dim"]), config["dtype"]
 
 

@@ -62,7 +62,11 @@ def as_format(kind: str, folder: Path, count: int) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tar", "folder", "parquet"])
 @pytest.mark.parametrize(
-    ("epochs", "kills"), [pytest.param(2, 3, id="ci"), pytest.param(20, 10, id="full", marks=pytest.mark.matrix)]
+    ("epochs", "kills"),
+    [
+        pytest.param(2, 3, id="ci"),
+        pytest.param(20, 10, id="full", marks=[pytest.mark.matrix, pytest.mark.timeout(7200)]),
+    ],
 )
 def test_b2_each_sample_once_an_epoch_whatever_is_killed(tmp_path: Path, kind: str, epochs: int, kills: int) -> None:
     """Kills at random moments, `kills` an epoch; the order is that of an unbroken run."""

@@ -95,6 +95,13 @@ def test_b3_one_two_and_four_ranks_see_and_learn_the_same(tmp_path: Path) -> Non
         ranks = run(world, trained, str(tmp_path / str(world)), 20, *overrides)
         seen[world] = [[text for rank in ranks for text in rank[k]] for k in range(20)]
     assert seen[1] == seen[2] == seen[4]
+    # Micro-batches larger than a rank's share are that share, in gradients and in the mean style, which is tracked.
+    run(2, trained, str(tmp_path / "large"), 20, *overrides, "train.batch_gpu=8")
+    run(1, trained, str(tmp_path / "fits"), 20, *overrides, "train.batch_gpu=4")
+    assert worst_difference(tmp_path / "large", tmp_path / "fits") <= 1e-5
+    ours, theirs = (tensors(tmp_path / name) for name in ("large", "fits"))
+    (tracked,) = (name for name in ours if name.endswith("mapping.w_avg") and name.startswith("G:"))
+    torch.testing.assert_close(ours[tracked], theirs[tracked], rtol=1e-4, atol=1e-6)
     worst = max(worst_difference(tmp_path / str(world), tmp_path / "1") for world in (2, 4))
     print(f"largest relative difference of a loss: {worst:.1e}")
     assert worst <= 1e-5

@@ -164,6 +164,7 @@ def test_d2_after_three_rollbacks_the_run_stops_with_a_report(tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.matrix
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_d3_a_healthy_run_is_left_alone(tmp_path: Path, seed: int) -> None:
     overrides = (f"train.seed={seed}", "train.total_kimg=80", "train.kimg_per_tick=8", "train.batch_gpu=8")

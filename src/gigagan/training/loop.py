@@ -17,6 +17,7 @@ from gigagan.config import RunConfig, to_yaml
 from gigagan.data.dataset import CaptionedImages, open_for_training
 from gigagan.data.features import CaptionFeatures
 from gigagan.data.loader import Batch, Batches, batches
+from gigagan.data.places import write_whole
 from gigagan.errors import ConfigError, GigaGANError
 from gigagan.models.frozen import TextEncoder, TextFeatures, build_text_encoder
 from gigagan.models.upsampler import Upsampler
@@ -65,7 +66,7 @@ def train(cfg: RunConfig, run_dir: Path, *, device: torch.device, allow: Collect
     run_dir.mkdir(parents=True, exist_ok=True)
     attempts = Attempts(run_dir, state.nimg)
     if dist.rank() == 0:
-        (run_dir / "config.yaml").write_text(to_yaml(cfg), encoding="utf-8")
+        write_whole(run_dir / "config.yaml", to_yaml(cfg).encode())
     try:
         with _stop_requested() as stop:
             _run(state, dataset, encoder, features, run_dir, attempts, stop)
@@ -181,14 +182,14 @@ def _step(
                 turn.enter_context(updating(network, optimizer))
                 optimizer.zero_grad(set_to_none=True)
             parts = micro_batches(state, batch, features, size, phase=0)
-            return [discriminator_step(state, part, share=size / state.cfg.train.batch, r1=r1) for part in parts]
+            return [discriminator_step(state, part, share=part.share, r1=r1) for part in parts]
 
     def generator(size: int) -> Values:
         with updating(state.G, state.opt_G):
             state.opt_G.zero_grad(set_to_none=True)
             state.mean_style.zero_()
             parts = micro_batches(state, batch, features, size, phase=1, others=others)
-            return [generator_step(state, part, share=size / state.cfg.train.batch) for part in parts]
+            return [generator_step(state, part, share=part.share) for part in parts]
 
     # Each half on its own: a half that is done isn't done again.
     if state.judges:
@@ -233,6 +234,7 @@ def _go_back(state: TrainState, run_dir: Path, saver: Saver) -> None:
     reached = state.place
     state.load_state_dict(saved.tensors, saved.nimg, saved.meta)
     state.passed_over += reached - state.place
+    dist.barrier()  # each has read it before the first rank saves again
     state.rate = 0.5
     log.warning(
         "numbers stayed other than finite: went back to %.3f kimg, passing over %d images, learning rates halved",
