@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeAlias, TypeVar
 
 from gigagan.errors import CheckpointError
@@ -40,11 +40,27 @@ class Job(Generic[ItemT]):
 AnyJob: TypeAlias = Job[Item] | Job[Upscale]
 
 
+def late() -> ApiError:
+    """For a request that took all its time."""
+    return ApiError(504, "generation_timeout", "the picture took too long")
+
+
 class Batcher:
     """Owns the workers: `run` starts them, feeds them, and starts another where one is gone or stuck."""
 
-    def __init__(self, start: Start, limits: Limits, metrics: Metrics, *, workers: int = 1) -> None:
-        """`start` gives a worker, once there is one to be had; `workers`: the most at a time."""
+    def __init__(
+        self,
+        start: Start,
+        limits: Limits,
+        metrics: Metrics,
+        *,
+        workers: int = 1,
+        hindrance: Callable[[], str] = lambda: "",
+    ) -> None:
+        """`start` gives a worker, once there is one to be had; `workers`: the most at a time.
+
+        `hindrance` says why no request can be served for a reason that lies elsewhere; empty = none.
+        """
         self.facts: Facts | None = None
         """Of the model, once it was loaded."""
         self.draining = False
@@ -53,6 +69,9 @@ class Batcher:
         self._fed = 0
         self._limits = limits
         self._metrics = metrics
+        self._hindrance = hindrance
+        self._accepted: dict[AnyJob, asyncio.TimerHandle] = {}
+        """Until their request is over, with what ends it at the latest."""
         self._queue: deque[AnyJob] = deque()
         self._running: set[AnyJob] = set()
         self._arrived = asyncio.Event()
@@ -65,33 +84,57 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Pictures and frames in the queue that are still wanted."""
-        return sum(job.item.frames for job in self._queue if not job.answer.done())
+        """Pictures and frames in the queue."""
+        return sum(job.item.frames for job in self._queue)
 
-    def submit(self, items: Sequence[ItemT]) -> list[Job[ItemT]]:
-        """Queue all the items or none. Raises ApiError: 503 while there is no model, 429 where the queue is full."""
+    def submit(self, items: Sequence[ItemT], end: float) -> list[Job[ItemT]]:
+        """Queue all the items or none; `release` them once their request is over, which it is at `end` (loop's clock).
+
+        Raises ApiError: 503 while there is no model, 429 where there is no place.
+        """
         self.check_open()
         assert self.facts is not None
-        waiting = self.waiting
-        if waiting + sum(item.frames for item in items) > self._limits.queue:
+        new, waiting = sum(item.frames for item in items), self.waiting
+        # What is drawn waits again, to be encoded and read: as many may as wait for the model, or memory had no bound.
+        unanswered = sum(job.item.frames for job in self._accepted)
+        most = 2 * self._limits.queue + self.facts.batch * self._fed
+        if waiting + new > self._limits.queue or unanswered + new > most:
             retry_ms = max(50, round(1000 * self._batch_sec * max(1, waiting / self.facts.batch / self._fed / 2)))
             raise ApiError(429, "queue_full", "the server is busy: its queue is full; try again", retry_ms=retry_ms)
         jobs = [Job(item) for item in items]
         for job in jobs:
-            self._time(job)
+            self._time(job, end)
         self._queue.extend(jobs)
         self._arrived.set()
         return jobs
 
-    def _time(self, job: AnyJob) -> None:
-        """Refuse it where it still waits after its time in the queue."""
+    def release(self, jobs: Sequence[AnyJob]) -> None:
+        """Their request is over: what waits isn't drawn, what is being drawn is dropped."""
+        for job in jobs:
+            job.answer.cancel()
+            if job in self._accepted:
+                self._accepted.pop(job).cancel()
+
+    def _time(self, job: AnyJob, end: float) -> None:
+        """Refuse it where it still waits after its time in the queue, or isn't released at the end of its request."""
 
         def look() -> None:
             if job not in self._running:
                 job.fail(ApiError(503, "queue_timeout", "no picture was begun in time; try again", retry_ms=RETRY_MS))
 
-        timer = asyncio.get_running_loop().call_later(self._limits.queue_sec, look)
-        job.answer.add_done_callback(lambda _: timer.cancel())
+        def is_over() -> None:
+            job.fail(late())
+            self.release([job])
+
+        def leave(_: object) -> None:
+            timer.cancel()
+            with contextlib.suppress(ValueError):  # it was taken
+                self._queue.remove(job)
+
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self._limits.queue_sec, look)
+        self._accepted[job] = loop.call_at(end, is_over)
+        job.answer.add_done_callback(leave)
 
     def check_open(self) -> None:
         """Raises ApiError while nothing is accepted."""
@@ -99,6 +142,8 @@ class Batcher:
             raise ApiError(503, "shutting_down", "the server is about to end; try again", retry_ms=RETRY_MS)
         if not self.ready:
             raise ApiError(503, "not_ready", "the model is being loaded; try again", retry_ms=RETRY_MS)
+        if why := self._hindrance():
+            raise ApiError(503, "not_ready", f"{why}; try again", retry_ms=RETRY_MS)
 
     async def run(self) -> None:
         """Until canceled. Raises CheckpointError where the model can't be had at the first start."""
@@ -128,9 +173,8 @@ class Batcher:
 
     def give_up(self, why: str) -> None:
         """Fail everything that was accepted and has no answer."""
-        for job in [*self._running, *self._queue]:
+        for job in self._accepted:
             job.fail(ApiError(503, "shutting_down", why, retry_ms=RETRY_MS))
-        self._queue.clear()
 
     async def _use(self, worker: Drawer) -> bool:
         """Feed it until it is gone; whether it did well."""
@@ -152,6 +196,7 @@ class Batcher:
                     self._running.update(jobs)
                     await self._draw(worker, jobs)
                     self._running.difference_update(jobs)
+                    jobs = []  # while it is idle nothing is held
                     drew = True
         except Retired:
             return True
@@ -160,9 +205,8 @@ class Batcher:
             log.error("the worker is %s; another is started", "stuck" if stuck else f"gone ({error})")
             self._metrics.restarts.inc()
             for job in jobs:
-                message = "the picture took too long" if stuck else "the model's process died; try again"
-                code = ("generation_timeout", "worker_died")[not stuck]
-                job.fail(ApiError(504 if stuck else 503, code, message, retry_ms=None if stuck else RETRY_MS))
+                died = ApiError(503, "worker_died", "the model's process died; try again", retry_ms=RETRY_MS)
+                job.fail(late() if stuck else died)
             return drew
         finally:
             self._count(-1)

@@ -54,6 +54,8 @@ class GenerationRequest(BaseModel):
     style: Literal["vivid", "natural"] | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
     safety_identifier: Annotated[str, Field(max_length=512)] | None = None
+    svg: None = None
+    """How OpenAI's models draw an SVG: a client may send the null that is its default, and no more."""
 
     seed: Seed | None = None
     """Of the first picture; the next ones have the next seeds."""
@@ -96,7 +98,9 @@ def told(error: ValidationError) -> ApiError:
         "missing": f"{param} is missing",
         "extra_forbidden": f"unknown parameter {param}; leave it out",
     }
+    known["none_required"] = known["extra_forbidden"]
     codes = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
+    codes["none_required"] = codes["extra_forbidden"]
     codes["json_invalid"] = "invalid_json"
     message = known.get(first["type"], f"{param or 'the body'}: {first['msg']}")
     return invalid(param, message, codes.get(first["type"], "invalid_value"))

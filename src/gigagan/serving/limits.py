@@ -40,7 +40,10 @@ class Limits:
     queue_sec: float = 10
     """A picture whose drawing hasn't begun by then is refused."""
     total_sec: float = 60
-    """From a request to its answer. A worker that takes longer for a batch is stuck, and is replaced."""
+    """From a request that has come whole to the end of its answer, whatever it waits for. A worker that is long at a
+    batch (`draw_sec`) is stuck, and is replaced."""
+    load_sec: float = 600
+    """From a worker's start until its model is warm; one that takes longer is replaced."""
     body_sec: float = 20
     """For a client to send what it said it would."""
     write_sec: float = 20

@@ -6,9 +6,10 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import starmap
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -18,12 +19,12 @@ from starlette.requests import ClientDisconnect
 from gigagan.provenance import Signer
 from gigagan.serving import generation, upscale
 from gigagan.serving.api_error import BUG, ApiError, invalid
-from gigagan.serving.batcher import RETRY_MS, AnyJob, Batcher, Job
+from gigagan.serving.batcher import RETRY_MS, AnyJob, Batcher, ItemT, Job, late
 from gigagan.serving.encode import encoded, image_of, left_out, raster_encoded, raster_image
 from gigagan.serving.generation import Order
 from gigagan.serving.limits import MAX_BODY_BYTES, MAX_UPLOAD_BYTES, MAX_UPLOADS_BYTES, Limits
 from gigagan.serving.metrics import Metrics
-from gigagan.serving.safety import SafetyChecker
+from gigagan.serving.safety import Checks, SafetyChecker
 from gigagan.serving.supervisor import Start, Worker
 from gigagan.serving.upscale import UpscaleOrder
 from gigagan.serving.wire import Answer, Facts, Item, Upscale
@@ -48,17 +49,23 @@ class Service:
         start: Start | None = None,
         workers: int = 1,
     ) -> None:
-        """`options`: of `Pipeline.from_pretrained`; `signer`: of every picture; `threads`: that encode;
-        `start`, `workers`: of `Batcher`.
+        """`options`: of `Pipeline.from_pretrained`; `signer`: of every picture; `threads`: that encode,
+        and as many that check; `start`, `workers`: of `Batcher`.
 
         Without `start` a worker is a process on this machine.
         """
         self.name = name
         self.limits = limits
         self.metrics = Metrics()
-        self.batcher = Batcher(start or partial(Worker.start, options), limits, self.metrics, workers=workers)
+        self._checks = Checks(safety, threads, limits.total_sec)
+        self.batcher = Batcher(
+            start or partial(Worker.start, options, limits.load_sec),
+            limits,
+            self.metrics,
+            workers=workers,
+            hindrance=self._checks.hindrance,
+        )
         self.created = int(time.time())
-        self._safety = safety
         self._signer = signer
         self._log_prompts = log_prompts
         self._uploads = 0  # bytes
@@ -73,23 +80,20 @@ class Service:
         order = generation.order(asked, facts, self.name, self.limits)
         prompts = [asked.prompt] + ([asked.mix.prompt] if asked.mix else [])
         request.state.said = f" n={len(order.items)} {order.kind} {order.side} px, prompt {self._shown(prompts)}"
-        if self._safety:
-            for param, prompt in zip(("prompt", "mix.prompt"), prompts, strict=False):
-                _refuse(await self._in_thread(self._safety.check_prompt, prompt), param)
         headers = {"x-ignored-params": ", ".join(order.ignored)} if order.ignored else {}
-        jobs = self.batcher.submit(order.items)
-        try:
-            if order.stream:
-                events = self._events(jobs, order, facts)
-                # An error before the first event still has a status of its own; a cut stream would tell nothing.
-                first = await self._unless_gone(request, anext(events))
-                headers["x-accel-buffering"] = "no"  # else nginx holds events back until it has a page of them
-                return StreamingResponse(_stream(first, events, jobs), media_type="text/event-stream", headers=headers)
-            content = await self._unless_gone(request, self._whole(jobs, order, facts))
-            return Response(content, media_type="application/json", headers=headers)
-        except BaseException:
-            _cancel(jobs)
-            raise
+        end = asyncio.get_running_loop().time() + self.limits.total_sec
+        async with _until(end):
+            for param, prompt in zip(("prompt", "mix.prompt"), prompts, strict=False):
+                await self._checks.prompt(prompt, param)
+            if not order.stream:
+                with self._accepted(order.items, end) as jobs:
+                    content = await self._unless_gone(request, self._whole(jobs, order, facts))
+                return Response(content, media_type="application/json", headers=headers)
+            events = self._events(order, facts, end)
+            # An error before the first event still has a status of its own; a cut stream would tell nothing.
+            first = await self._unless_gone(request, anext(events))
+            headers["x-accel-buffering"] = "no"  # else nginx holds events back until it has a page of them
+            return StreamingResponse(_stream(first, events), media_type="text/event-stream", headers=headers)
 
     async def upscale(self, request: Request) -> Response:
         """The answer to POST /v1/images/upscale. Raises ApiError."""
@@ -103,20 +107,27 @@ class Service:
             del body
             item = order.item
             request.state.said = f" {order.kind} of {len(item.file)} bytes, prompt {self._shown(item.prompt)}"
-            if self._safety and item.prompt:
-                _refuse(await self._in_thread(self._safety.check_prompt, item.prompt), "prompt")
-            jobs = self.batcher.submit([item])
-            try:
-                content = await self._unless_gone(request, self._larger(jobs[0], order, facts))
-            except BaseException:
-                _cancel(jobs)
-                raise
+            end = asyncio.get_running_loop().time() + self.limits.queue_sec + self.limits.upscale_sec
+            async with _until(end):
+                if item.prompt:
+                    await self._checks.prompt(item.prompt, "prompt")
+                with self._accepted([item], end) as jobs:
+                    content = await self._unless_gone(request, self._larger(jobs[0], order, facts))
         headers = {"x-ignored-params": ", ".join(order.ignored)} if order.ignored else {}
         return Response(content, media_type="application/json", headers=headers)
 
     def _shown(self, said: object) -> str:
         """What the log says of prompts."""
         return repr(said) if self._log_prompts else hashlib.sha256(repr(said).encode()).hexdigest()[:16]
+
+    @contextlib.contextmanager
+    def _accepted(self, items: Sequence[ItemT], end: float) -> Iterator[list[Job[ItemT]]]:
+        """The items' jobs, as long as they are wanted. Raises ApiError as `Batcher.submit`."""
+        jobs = self.batcher.submit(items, end)
+        try:
+            yield jobs
+        finally:
+            self.batcher.release(jobs)
 
     @contextlib.contextmanager
     def _room(self, request: Request) -> Iterator[None]:
@@ -137,10 +148,9 @@ class Service:
         answer = await _drawn(job)
         raster = answer.raster
         assert raster is not None
+        await self._checks.pictures(map(raster_image, [raster]), "image")
 
         def encode() -> bytes:
-            if self._safety:
-                _refuse(self._safety.check_picture(raster_image(raster)), "image")
             started = time.monotonic()
             file = raster_encoded(raster, job.item, order, facts, self._signer)
             self.metrics.encode_sec.observe(time.monotonic() - started)
@@ -204,12 +214,10 @@ class Service:
         """A picture in base64: of a level of its pyramid, or of the frames of a loop."""
         answer = await _drawn(job)
         pictures = answer.pictures if order.kind == "gif" else [answer.pictures[level]]
+        await self._checks.pictures(starmap(image_of, pictures), "prompt")
 
         def encode() -> str:
             images = [image_of(*picture) for picture in pictures]
-            if self._safety:
-                for image in images:
-                    _refuse(self._safety.check_picture(image), "prompt")
             started = time.monotonic()
             file = encoded(images, job.item, order, facts, self._signer)
             self.metrics.encode_sec.observe(time.monotonic() - started)
@@ -238,30 +246,16 @@ class Service:
             answer["warnings"] = [warning]
         return await self._in_thread(lambda: json.dumps(answer).encode())
 
-    async def _events(self, jobs: Sequence[Job[Item]], order: Order, facts: Facts) -> AsyncIterator[bytes]:
+    async def _events(self, order: Order, facts: Facts, end: float) -> AsyncGenerator[bytes, None]:
         """The smaller levels of each picture's pyramid, then the picture."""
-        for index, job in enumerate(jobs):
-            sides = job.item.resolutions
-            for level, side in enumerate(sides):
-                last = level == len(sides) - 1
-                file = await self._file(job, order, facts, level=-1 if last else level)
-                event: dict[str, Any] = {
-                    "type": "image_generation.completed" if last else "image_generation.partial_image",
-                    "b64_json": file,
-                    "created_at": int(time.time()),
-                    "size": f"{side}x{side}",
-                    "quality": "auto",
-                    "background": "opaque",
-                    "output_format": order.kind,
-                    "image_index": index,
-                    "seed": job.item.seed,
-                }
-                if last:
-                    event["usage"] = _usage(job)
-                    event |= {"warnings": [job.answer.result().warning]} if job.answer.result().warning else {}
-                else:
-                    event["partial_image_index"] = level
-                yield f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
+        with self._accepted(order.items, end) as jobs:
+            for index, job in enumerate(jobs):
+                sides = job.item.resolutions
+                for level in range(len(sides)):
+                    async with _until(end):
+                        file = await self._file(job, order, facts, level=level - len(sides))
+                    event = _event(file, job, order, level) | {"image_index": index}
+                    yield f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
 
     def close(self) -> None:
         """After the last request."""
@@ -284,30 +278,54 @@ async def _drawn(job: AnyJob) -> Answer:
     return answer
 
 
-async def _stream(first: bytes, events: AsyncIterator[bytes], jobs: Sequence[AnyJob]) -> AsyncIterator[bytes]:
+@contextlib.asynccontextmanager
+async def _until(end: float) -> AsyncIterator[None]:
+    """Raises ApiError 504 where what is inside isn't over by then (the loop's clock)."""
+    try:
+        async with asyncio.timeout_at(end) as limit:
+            yield
+    except TimeoutError:
+        if not limit.expired():
+            raise  # somebody else's, such as of a checker that asks a service
+        raise late() from None
+
+
+def _event(file: str, job: Job[Item], order: Order, level: int) -> dict[str, Any]:
+    """What a stream says with a level of a picture's pyramid."""
+    side = job.item.resolutions[level]
+    last = level == len(job.item.resolutions) - 1
+    event: dict[str, Any] = {
+        "type": "image_generation.completed" if last else "image_generation.partial_image",
+        "b64_json": file,
+        "created_at": int(time.time()),
+        "size": f"{side}x{side}",
+        "quality": "auto",
+        "background": "opaque",
+        "output_format": order.kind,
+        "seed": job.item.seed,
+    }
+    if not last:
+        return event | {"partial_image_index": level}
+    event["usage"] = _usage(job)
+    if order.safety_identifier:
+        event["safety_identifier"] = order.safety_identifier
+    if warning := job.answer.result().warning:
+        event["warnings"] = [warning]
+    return event
+
+
+async def _stream(first: bytes, events: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
     """Each event; what goes wrong now is an event too, since OpenAI's client takes a cut stream for a whole one."""
     try:
-        yield first
-        async for event in events:
-            yield event
+        async with contextlib.aclosing(events):
+            yield first
+            async for event in events:
+                yield event
     except Exception as error:
         if not isinstance(error, ApiError):
             log.exception("a stream failed")
             error = ApiError(500, "internal_error", BUG)
         yield f"event: error\ndata: {json.dumps(error.body)}\n\n".encode()
-    finally:
-        _cancel(jobs)
-
-
-def _cancel(jobs: Sequence[AnyJob]) -> None:
-    """What waits isn't drawn; what is being drawn is dropped."""
-    for job in jobs:
-        job.answer.cancel()
-
-
-def _refuse(reason: str, param: str) -> None:
-    if reason:
-        raise invalid(param, reason, "content_policy_violation")
 
 
 def _usage(job: AnyJob) -> dict[str, Any]:

@@ -61,23 +61,24 @@ class Worker:
         self._writer = writer
 
     @classmethod
-    async def start(cls, options: Mapping[str, Any]) -> "Worker":
+    async def start(cls, options: Mapping[str, Any], load_sec: float) -> "Worker":
         """Start one and wait until its model is warm. `options`: of `Pipeline.from_pretrained`.
 
-        Raises CheckpointError where the model can't be had, WorkerGone where the process dies before.
+        Raises CheckpointError where the model can't be had, WorkerGone where there is no process, where it dies
+        before, or takes longer than `load_sec`.
         """
-        ours, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, "-m", "gigagan.serving.worker", str(theirs.fileno()), json.dumps(options)]
-            # A session of its own: Ctrl-C in the terminal is the server's to handle.
-            process = await asyncio.create_subprocess_exec(
-                *command, pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL, start_new_session=True
-            )
-        reader, writer = await asyncio.open_connection(sock=ours, limit=STREAM_BYTES)
         try:
-            header, _ = await wire.read_async(reader)
+            process, reader, writer = await _begin(options)
+        except OSError as error:  # files, memory or processes are short, perhaps for now
+            raise WorkerGone(f"no process can be started: {error}") from None
+        try:
+            async with asyncio.timeout(load_sec):
+                header, _ = await wire.read_async(reader)
             if "error" in header:
                 raise CheckpointError(header["error"])
+        except TimeoutError:
+            await _end(process, writer)
+            raise WorkerGone(f"its model wasn't loaded within {load_sec:g} s") from None
         except (asyncio.IncompleteReadError, OSError):
             await _end(process, writer)
             raise WorkerGone("before its model was loaded") from None
@@ -109,6 +110,30 @@ class Worker:
     async def end(self) -> None:
         """End the process, whatever it does."""
         await _end(self._process, self._writer)
+
+
+async def _begin(
+    options: Mapping[str, Any],
+) -> tuple[asyncio.subprocess.Process, asyncio.StreamReader, asyncio.StreamWriter]:
+    """A process, and our end of its socket."""
+    ours, theirs = socket.socketpair()
+    try:
+        reader, writer = await asyncio.open_connection(sock=ours, limit=STREAM_BYTES)
+    except BaseException:
+        ours.close()
+        theirs.close()
+        raise
+    try:
+        with theirs:
+            command = [sys.executable, "-m", "gigagan.serving.worker", str(theirs.fileno()), json.dumps(options)]
+            # A session of its own: Ctrl-C in the terminal is the server's to handle.
+            process = await asyncio.create_subprocess_exec(
+                *command, pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+            )
+    except BaseException:
+        writer.close()
+        raise
+    return process, reader, writer
 
 
 async def _end(process: asyncio.subprocess.Process, writer: asyncio.StreamWriter) -> None:

@@ -9,7 +9,8 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 
@@ -27,6 +28,23 @@ from gigagan.serving.wire import Answer, Facts, Item
 WARM_UP = 2  # the first draws are slow: memory is laid out, kernels are chosen
 LOOP_KEYS = 3
 log = logging.getLogger(__name__)
+
+
+class _Refused(Exception):
+    """An item can't be drawn."""
+
+    def __init__(self, why: str, param: str) -> None:
+        super().__init__(why)
+        self.answer = Answer(refusal=why, param=param)
+
+
+@contextmanager
+def _reading(param: str) -> Iterator[None]:
+    """A mistake that is found inside is one of this field."""
+    try:
+        yield
+    except GigaGANError as error:
+        raise _Refused(str(error), param) from None
 
 
 def answer(pipe: Pipeline, items: Sequence[Item]) -> list[Answer]:
@@ -47,8 +65,8 @@ def _answer(pipe: Pipeline, items: Sequence[Item]) -> list[Answer]:
     for n, item in enumerate(items):
         try:
             point = _points(pipe, item)
-        except GigaGANError as error:
-            answers[n] = Answer(refusal=str(error))
+        except _Refused as refused:
+            answers[n] = refused.answer
             continue
         # The upsampler costs many times the generator: it draws for those alone who asked for its size.
         if point.enlarged is not None and max(item.resolutions) > pipe.generator.cfg.resolution:
@@ -80,19 +98,21 @@ def _drawn(pipe: Pipeline, items: Sequence[Item], group: dict[int, Latents]) -> 
 
 
 def _points(pipe: Pipeline, item: Item) -> Latents:
-    """One point, or those of a loop that leads from the seed through the next two and back."""
-    (prompt,) = pipe.check(item.prompt)
-    if item.frames > 1:
-        # Three keys: a way there and back the same way would show its pictures twice.
-        keys = [Key(prompt, (item.seed + n) % (MAX_SEED + 1)) for n in range(LOOP_KEYS)]
-        places = [divmod(LOOP_KEYS * n, item.frames) for n in range(item.frames)]
-        way = [Moment(keys[k], keys[(k + 1) % LOOP_KEYS], rest / item.frames) for k, rest in places]
-        return points(pipe, way, item.psi)
-    z = pipe.z([item.seed])
-    point = pipe.latents([prompt], z, item.psi)
+    """One point, or those of a loop that leads from the seed through the next two and back. Raises _Refused."""
+    with _reading("prompt"):
+        (prompt,) = pipe.check(item.prompt)
+        if item.frames > 1:
+            # Three keys: a way there and back the same way would show its pictures twice.
+            keys = [Key(prompt, (item.seed + n) % (MAX_SEED + 1)) for n in range(LOOP_KEYS)]
+            places = [divmod(LOOP_KEYS * n, item.frames) for n in range(item.frames)]
+            way = [Moment(keys[k], keys[(k + 1) % LOOP_KEYS], rest / item.frames) for k, rest in places]
+            return points(pipe, way, item.psi)
+        z = pipe.z([item.seed])
+        point = pipe.latents([prompt], z, item.psi)
     if item.fine_prompt:
-        (fine,) = pipe.check(item.fine_prompt)
-        point = mix(point, pipe.latents([fine], z, item.psi), item.layer)
+        with _reading("mix.prompt"):
+            (fine,) = pipe.check(item.fine_prompt)
+            point = mix(point, pipe.latents([fine], z, item.psi), item.layer)
     return point
 
 
