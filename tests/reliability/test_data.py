@@ -324,4 +324,5 @@ def test_e8_a_slow_consumer_fills_no_memory(tmp_path: Path, count: int) -> None:
         next(stream)
         time.sleep(0.002)
     stream.close()
-    assert abs(resident() - before) <= max(0.05 * before, 8 * 2**20)
+    # Growth: what tests before this one held may be given back meanwhile.
+    assert resident() - before <= max(0.05 * before, 8 * 2**20)
