@@ -10,6 +10,8 @@ import resource
 import signal
 import socket
 import time
+import weakref
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,12 @@ import httpx
 import pytest
 from PIL import Image
 
+from gigagan.serving.api_error import ApiError
+from gigagan.serving.batcher import Batcher, Job
+from gigagan.serving.limits import Limits
+from gigagan.serving.metrics import Metrics
 from gigagan.serving.supervisor import Worker, WorkerGone
+from gigagan.serving.wire import Answer, Facts, Item, Upscale
 
 GENERATIONS = "/images/generations"
 SMALL = {"prompt": "a cat", "size": "64x64"}
@@ -94,31 +101,98 @@ def test_a_checker_that_hangs_costs_its_requests_their_time_and_nothing_else(
         assert hanging.result()[0] == 504
 
 
-@pytest.mark.slow
-def test_pictures_that_are_drawn_and_not_yet_sent_have_a_bound(launch_limited: Any, tmp_path: Path) -> None:
-    """Clients that read nothing of their streams keep others out, but for no longer than a request may take."""
-    asked = {"prompt": "a cat", "n": 4, "stream": True, "partial_images": 1}
-    body = json.dumps(asked).encode()
-    head = f"POST /v1{GENERATIONS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-    with (
-        launch_limited(tmp_path, queue=4, queue_sec=7.0, total_sec=14.0, upscale_pixels=2**20) as server,
-        contextlib.ExitStack() as stack,
-    ):
-        started = time.monotonic()
-        for number in range(3):
-            silent = stack.enter_context(socket.socket())
-            silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            silent.connect(("127.0.0.1", httpx.URL(server.url).port))
-            silent.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-            while server.metric("gigagan_batch_pictures_sum") < 4 * (number + 1):
-                assert time.monotonic() - started < 12
-                time.sleep(0.05)
-        assert server.metric("gigagan_queue_pictures") == 0
-        assert ask(server, n=4)[:2] == (429, "queue_full")
-        assert time.monotonic() - started < 13
-        while ask(server, n=4)[0] != 200:
-            assert time.monotonic() - started < 30
-            time.sleep(0.2)
+class Quick:
+    """A place to draw at that costs no time; one of Ray's would be another."""
+
+    facts = Facts("abc", "float32", "cpu", "none", (4,), 6, 2, 0.7)
+
+    def __init__(self) -> None:
+        self.free = asyncio.Event()
+        self.free.set()
+
+    async def draw(self, items: Sequence[Item | Upscale]) -> list[Answer]:
+        await self.free.wait()
+        return [Answer([(4, bytes(48))]) for _ in items]
+
+    def stop(self) -> None:
+        pass
+
+    async def gone(self) -> WorkerGone:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def end(self) -> None:
+        pass
+
+
+@contextlib.asynccontextmanager
+async def batching(queue: int) -> AsyncIterator[tuple[Batcher, Quick]]:
+    place = Quick()
+
+    async def start() -> Quick:
+        return place
+
+    batcher = Batcher(start, Limits(queue=queue), Metrics())
+    task = asyncio.create_task(batcher.run())
+    while not batcher.ready:
+        await asyncio.sleep(0)
+    yield batcher, place
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def test_what_is_drawn_and_not_yet_answered_has_a_bound() -> None:
+    """As many as may wait for the model, and a batch; until their requests are over, which has an end."""
+
+    async def submit(batcher: Batcher, count: int, seconds: float = 60) -> list[Job[Item]]:
+        end = asyncio.get_running_loop().time() + seconds
+        jobs = batcher.submit([Item("", seed, 0.7, (4,)) for seed in range(count)], end)
+        await asyncio.gather(*(job.answer for job in jobs))
+        return jobs
+
+    async def run() -> None:
+        async with batching(4) as (batcher, _):
+            first = await submit(batcher, 4)
+            for _ in range(3):  # 4 + 3 x 2 are the queue twice and a batch
+                await submit(batcher, 2, 0.5)
+            assert batcher.waiting == 0
+            with pytest.raises(ApiError) as caught:
+                await submit(batcher, 1)
+            assert (caught.value.status, caught.value.code) == (429, "queue_full")
+            batcher.release(first)
+            await submit(batcher, 4)
+            with pytest.raises(ApiError):
+                await submit(batcher, 1)
+            await asyncio.sleep(0.6)
+            await submit(batcher, 4)
+
+    asyncio.run(run())
+
+
+def test_nothing_of_a_job_whose_request_is_over_is_held() -> None:
+    async def run() -> None:
+        async with batching(4) as (batcher, place):
+            place.free.clear()
+            end = asyncio.get_running_loop().time() + 60
+            drawn = batcher.submit([Item("", 0, 0.7, (4,))], end)
+            await asyncio.sleep(0.01)
+            assert batcher.waiting == 0
+            jobs = batcher.submit([Upscale(b"", "", 0, 2, 0, True, 1.0) for _ in range(4)], end)
+            assert batcher.waiting == 4
+            held = [weakref.ref(job) for job in [*drawn, *jobs]]
+            batcher.release(jobs)
+            await asyncio.sleep(0.01)
+            del jobs
+            assert [job() for job in held[1:]] == [None] * 4
+            assert batcher.waiting == 0
+            place.free.set()
+            await drawn[0].answer
+            batcher.release(drawn)
+            await asyncio.sleep(0.01)
+            del drawn
+            assert held[0]() is None
+
+    asyncio.run(run())
 
 
 def rss(pid: int) -> int:
