@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,11 +22,13 @@ pytest.importorskip("fastapi")
 PROGRAM = """
 import json, logging, sys
 from gigagan.serving.limits import Limits
+from gigagan.serving.safety import load_checker
 from gigagan.serving.server import Server, serve
 from gigagan.serving.service import Service
 limits, keys = json.loads(sys.argv[1]), tuple(json.loads(sys.argv[2]))
+safety = load_checker(sys.argv[3]) if sys.argv[3] else None
 model = {"path": "emoji", "upsampled": "upscale_pixels" in limits}
-service = Service("emoji", model, Limits(**limits))
+service = Service("emoji", model, Limits(**limits), safety=safety)
 logging.basicConfig(level=logging.INFO)
 serve(Server(service, hosts=(), keys=keys), "127.0.0.1", 0, lambda address: print(address, flush=True))
 """
@@ -50,6 +53,11 @@ class Running:
             pytest.skip("needs /proc")
         children = [int(pid) for pid in path.read_text().split()]
         return next(p for p in children if b"gigagan.serving.worker" in Path(f"/proc/{p}/cmdline").read_bytes())
+
+    def metric(self, name: str) -> float:
+        """The sum over labels."""
+        lines = httpx.get(f"{self.root}/metrics").text.splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{name}(\{{|\s)", line))
 
     def ready(self) -> bool:
         with contextlib.suppress(httpx.TransportError):
@@ -96,8 +104,12 @@ def running(
     assert log.read_text().count("Traceback") == tracebacks, log.read_text()[-5000:]
 
 
-def limited(folder: Path, keys: tuple[str, ...] = (), **limits: Any) -> contextlib.AbstractContextManager[Running]:
-    return running(folder, "-c", PROGRAM, json.dumps(limits), json.dumps(keys))
+def limited(
+    folder: Path, keys: tuple[str, ...] = (), safety: str = "", **limits: Any
+) -> contextlib.AbstractContextManager[Running]:
+    """`safety`: of a module in the folder."""
+    environment = {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+    return running(folder, "-c", PROGRAM, json.dumps(limits), json.dumps(keys), safety, environment=environment)
 
 
 @pytest.fixture

@@ -128,7 +128,15 @@ def test_a_gif_is_a_loop(client: openai.OpenAI, pipe: Pipeline) -> None:
 
 def test_a_stream_is_the_pyramid_and_ends_in_completed(client: openai.OpenAI, pipe: Pipeline) -> None:
     events = list(
-        client.images.generate(prompt=APPLE, stream=True, partial_images=2, n=2, extra_body={"seeds": [4, 5]})
+        client.images.generate(
+            prompt=APPLE,
+            stream=True,
+            partial_images=2,
+            n=2,
+            safety_identifier="me",
+            svg=None,
+            extra_body={"seeds": [4, 5]},
+        )
     )
     assert [event.type.partition(".")[2] for event in events] == ["partial_image", "partial_image", "completed"] * 2
     output = pipe(APPLE, seeds=[4, 5])
@@ -139,6 +147,7 @@ def test_a_stream_is_the_pyramid_and_ends_in_completed(client: openai.OpenAI, pi
         assert np.array_equal(pixels(event.b64_json), np.asarray(output.level(side)[n // 3]))
     assert [event.partial_image_index for event in events[:2]] == [0, 1]  # type: ignore[union-attr]
     assert events[2].usage.input_tokens > 0  # type: ignore[union-attr]
+    assert [getattr(event, "safety_identifier", None) for event in events] == [None, None, "me"] * 2
 
 
 ERRORS: list[tuple[dict[str, Any], type[openai.APIStatusError], str, str | None]] = [

@@ -92,6 +92,8 @@ BAD = [
     ({"prompt": "x" * 4001}, "prompt"),
     ({"prompt": ["a"]}, "prompt"),
     ({"sede": 1}, "sede"),
+    ({"sede": None}, "sede"),
+    ({"svg": {"model": "x"}}, "svg"),
     ({"user": "x" * 513}, "user"),
 ]
 
@@ -100,7 +102,7 @@ BAD = [
 def test_what_cant_be_is_refused_by_name(said: dict[str, Any], param: str) -> None:
     status, code, named = refused(**said)
     assert (status, named) == (400, param)
-    assert code == {"sede": "unknown_parameter", "mix.other": "unknown_parameter"}.get(param, code)
+    assert code == dict.fromkeys(["sede", "svg", "mix.other"], "unknown_parameter").get(param, code)
 
 
 def test_limits_hold_to_the_letter() -> None:

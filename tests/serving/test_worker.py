@@ -66,9 +66,12 @@ def test_mistakes_are_refusals_of_their_own_item(tiny_networks: Callable[[int], 
     pipe = Pipeline(G, encoder)
     assert facts(pipe).kind == "classes"
     cat, bird = (Item(name, 0, 0.7, (16,)) for name in ("cat", "bird"))
-    refused, drawn = answer(pipe, [bird, cat])
-    assert "no class 'bird'" in refused.refusal
-    assert not refused.failure
+    mixed = [Item(one, 0, 0.7, (16,), fine_prompt=other) for one, other in (("cat", "bird"), ("bird", "cat"))]
+    refused, drawn, *of_mixes = answer(pipe, [bird, cat, *mixed])
+    for one in (refused, *of_mixes):
+        assert "no class 'bird'" in one.refusal
+        assert not one.failure
+    assert [one.param for one in (refused, *of_mixes)] == ["prompt", "mix.prompt", "prompt"]
     assert np.array_equal(pixels(drawn.pictures[0]), np.asarray(pipe("cat", seeds=[0]).images[0]))
 
 

@@ -52,10 +52,10 @@ def answer(pipe: Pipeline, items: Sequence[Item]) -> list[Answer]:
     try:
         return _answer(pipe, items)
     except Exception as error:
-        if len(items) > 1:
-            return [one for item in items for one in answer(pipe, [item])]
-        log.exception("a picture failed")
-        return [Answer(failure=f"{type(error).__name__}: {error}")]
+        if len(items) == 1:
+            log.exception("a picture failed")
+            return [Answer(failure=f"{type(error).__name__}: {error}")]
+    return [one for item in items for one in answer(pipe, [item])]
 
 
 def _answer(pipe: Pipeline, items: Sequence[Item]) -> list[Answer]:
