@@ -23,6 +23,9 @@ ENDED = (0, 2, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 POLL_SEC = 0.05
 TELLS_SEC = 2.0
 """When a rank has died the others may tell more: so long they have."""
+REFUSED = 2
+REFUSED_SEC = 20.0
+"""A mistake that only one rank met leaves the others waiting for it: so long they have."""
 
 
 class _Ranks:
@@ -71,8 +74,9 @@ class _Ranks:
             for rank, process in enumerate(self.processes):
                 if rank not in ended and (code := process.poll()) is not None:
                     ended[rank] = code
-                    if code not in ENDED:
-                        deadline = min(deadline, time.monotonic() + TELLS_SEC)
+                    if code not in ENDED or code == REFUSED:
+                        left = REFUSED_SEC if code == REFUSED else TELLS_SEC
+                        deadline = min(deadline, time.monotonic() + left)
             if time.monotonic() > deadline:
                 break
             time.sleep(POLL_SEC)

@@ -216,7 +216,7 @@ def load_tensors(file: Path, network: nn.Module, device: torch.device | str) -> 
     network.requires_grad_(False).eval()
 
 
-def _first(names: Iterable[str], most: int = 3) -> str:
+def _first(names: Iterable[str], most: int = 5) -> str:
     listed = list(names)
     return ", ".join(listed[:most]) + (", ..." if len(listed) > most else "")
 

@@ -264,3 +264,14 @@ def test_a_users_mistake_is_told_and_not_tried_again(tmp_path: Path) -> None:
     assert run.end() == 2
     assert "no such file or folder" in run.output()
     assert "start anew" not in run.output()
+
+
+def test_c4_a_mistake_that_one_rank_met_ends_all(tmp_path: Path) -> None:
+    """The others would wait for it for half an hour."""
+    program = "import os, sys, time; sys.exit(2) if os.environ['RANK'] == '1' else time.sleep(600)"
+    driver = (
+        "import os, sys; from gigagan import launch; launch.REFUSED_SEC = 1.0\n"
+        "sys.exit(launch.launch([sys.executable, '-c', sys.argv[1]], 2, environment=os.environ, progress=lambda: 0))"
+    )
+    done = subprocess.run([sys.executable, "-c", driver, program], check=False, timeout=60)
+    assert done.returncode == 2
