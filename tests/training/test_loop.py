@@ -45,6 +45,21 @@ def test_a_run_leaves_what_people_look_for(tmp_path: Path) -> None:
     assert config.load(str(tmp_path / "config.yaml")).train.batch == 8
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_record_that_can_not_be_written_costs_the_record_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "stats.jsonl").symlink_to("/dev/full")
+    (tmp_path / "grids").write_text("where a folder should be")
+    with pytest.raises(FileExistsError):  # the run's end says what it couldn't leave
+        run(tmp_path, "train.total_kimg=0.2", "train.snapshot_ticks=1")
+    state = checkpoint.latest_state(tmp_path)
+    assert state is not None
+    assert state.nimg == 200
+    assert "stats.jsonl: not written (No space left on device); the run goes on without" in caplog.text
+    assert f"{tmp_path / 'model'}: not written (File exists)" in caplog.text
+
+
 def test_a_restart_changes_nothing(tmp_path: Path) -> None:
     run(tmp_path / "whole", "train.total_kimg=0.4")
     run(tmp_path / "parts", "train.total_kimg=0.2")

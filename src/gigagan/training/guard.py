@@ -17,6 +17,7 @@ from gigagan import dist
 from gigagan.errors import GigaGANError
 from gigagan.training.health import gradients_of, length
 from gigagan.training.sharding import is_sharded, local
+from gigagan.training.stats import spared
 
 BAD_IN_A_ROW = 10
 """So many steps left out one after the other are persistent trouble."""
@@ -87,7 +88,7 @@ class Guard:
         self.in_a_row += 1
         if broken or dist.rank() == 0:
             line = {"kimg": nimg / 1000, "rank": dist.rank(), "not_finite": list(broken) or "another rank or weights"}
-            with self.path.open("a", encoding="utf-8") as file:
+            with spared(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         if self.in_a_row < BAD_IN_A_ROW:
             return False

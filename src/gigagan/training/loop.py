@@ -30,7 +30,7 @@ from gigagan.training.micro_batches import micro_batches, other_captions
 from gigagan.training.resume import check_config, restore_or_init
 from gigagan.training.saving import Saver
 from gigagan.training.state import TrainState, updating
-from gigagan.training.stats import Stats
+from gigagan.training.stats import Stats, spared
 from gigagan.training.steps import discriminator_step, generator_step, term_gradients
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,8 @@ def _run(
             if ticks % cfg.train.checkpoint_ticks == 0:
                 saver.save(state)
             if ticks % cfg.train.snapshot_ticks == 0:
-                _save_snapshot(state, encoder, run_dir, show)
+                with spared(run_dir / "model"):
+                    _save_snapshot(state, encoder, run_dir, show)
 
     if stats.images(state.nimg):
         stats.tick(state.nimg, _counts(stream, guard))

@@ -1,9 +1,12 @@
 """Scalars of a run: averaged over a tick, printed as a line, written to stats.jsonl and TensorBoard."""
 
 import json
+import logging
 import math
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -11,6 +14,17 @@ from torch import Tensor
 
 from gigagan import dist
 from gigagan.errors import GigaGANError, MissingExtra
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def spared(path: Path) -> Iterator[None]:
+    """Around a file that a run can do without: a disk that takes no more costs that file and is told, not the run."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("%s: not written (%s); the run goes on without", path, error.strerror or error)
 
 
 class Stats:
@@ -82,11 +96,12 @@ class Stats:
             **extra,
         }
         if self.writer is not None:
-            with self.path.open("a", encoding="utf-8") as file:
+            with spared(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-            for name, value in row.items():
-                self.writer.add_scalar(name, value, global_step=nimg)
-            self.writer.flush()
+            with spared(Path(self.writer.log_dir)):
+                for name, value in row.items():
+                    self.writer.add_scalar(name, value, global_step=nimg)
+                self.writer.flush()
             self._print(row, images_per_sec)
         self.values.clear()
         self.start(nimg)
