@@ -314,7 +314,7 @@ def test_every_kind_of_condition(kind: str, format: str, clip_checkpoint: Path, 
     assert far(a, b) <= 1
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.timeout(900)
 def test_the_shipped_model_at_every_size(tmp_path: Path) -> None:
     """As pt2; docs/export.md makes the other two."""
