@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,45 +11,31 @@ import httpx
 import pytest
 
 from tests.reliability.sets import sizes
+from tests.serving.clients import Clients
 
 BODY = {"prompt": "a cat", "n": 3, "stream": True, "partial_images": 2}
 
 
-class Streams:
-    """Clients that ask for streams again and again; how each ended."""
+class Streams(Clients):
+    """Clients that ask for streams; how each ended."""
 
     def __init__(self, url: str, clients: int) -> None:
+        super().__init__(url, clients)
         self.ends: list[str] = []
         """Of each: `completed`; `cut` where it began and didn't end; else the code of its error, or "" where it never
         began since the server listens no more."""
         self.begun = 0
         """Streams that sent a first event, and whether or not they ended."""
-        self._url = url
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
 
-    def __enter__(self) -> "Streams":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(70)
-            assert not thread.is_alive(), "a client hangs"
-
-    def _ask(self) -> None:
-        with httpx.Client(timeout=65) as client:
-            while not self._stop.is_set():
-                self.ends.append(self._end(client))
-                if self.ends[-1] != "completed":
-                    time.sleep(0.1)
+    def ask(self, client: httpx.Client) -> None:
+        self.ends.append(self._end(client))
+        if self.ends[-1] != "completed":
+            time.sleep(0.1)
 
     def _end(self, client: httpx.Client) -> str:
         events: list[dict[str, Any]] = []
         try:
-            with client.stream("POST", f"{self._url}/images/generations", json=BODY) as answer:
+            with client.stream("POST", f"{self.url}/images/generations", json=BODY) as answer:
                 if answer.status_code != 200:
                     return str(json.loads(answer.read())["error"]["code"])
                 for line in answer.iter_lines():

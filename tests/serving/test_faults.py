@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,53 +16,39 @@ import pytest
 
 from gigagan import cli
 from gigagan.serving.connection import HEADER_SEC
+from tests.serving.clients import Clients
 
 GENERATIONS = "/images/generations"
 BODY = {"prompt": "a cat", "output_format": "jpeg"}
 
 
-class Load:
-    """Clients that ask again and again; what each answer was, or why there was none."""
+class Load(Clients):
+    """What each answer to them was, or why there was none."""
 
     def __init__(self, url: str, clients: int, *, pause_sec: float = 0.05) -> None:
+        super().__init__(url, clients)
         self.answers: list[tuple[int, float, str]] = []
         """Status (0 = none came, as of a connection that was closed; -1 = a cut one), seconds, code of the error."""
         self.latest = 0.0
-        self._stop = threading.Event()
-        self._url = url
         self._pause_sec = pause_sec
-        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
 
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(70)
-            assert not thread.is_alive(), "a client hangs"
-
-    def _ask(self) -> None:
-        with httpx.Client(timeout=65) as client:
-            while not self._stop.is_set():
-                started = time.monotonic()
-                status, code = 0, ""
-                try:
-                    with client.stream("POST", f"{self._url}{GENERATIONS}", json=BODY) as answer:
-                        status = -1
-                        found = json.loads(answer.read())
-                        status = answer.status_code
-                    code = found["error"]["code"] if status != 200 else ""
-                    if status == 200:
-                        assert found["data"][0]["b64_json"]
-                except httpx.TransportError:
-                    time.sleep(0.05)
-                self.latest = time.monotonic()
-                self.answers.append((status, self.latest - started, code))
-                if status == 429:
-                    time.sleep(self._pause_sec)
+    def ask(self, client: httpx.Client) -> None:
+        started = time.monotonic()
+        status, code = 0, ""
+        try:
+            with client.stream("POST", f"{self.url}{GENERATIONS}", json=BODY) as answer:
+                status = -1
+                found = json.loads(answer.read())
+                status = answer.status_code
+            code = found["error"]["code"] if status != 200 else ""
+            if status == 200:
+                assert found["data"][0]["b64_json"]
+        except httpx.TransportError:
+            time.sleep(0.05)
+        self.latest = time.monotonic()
+        self.answers.append((status, self.latest - started, code))
+        if status == 429:
+            time.sleep(self._pause_sec)
 
     def count(self, status: int) -> int:
         return sum(one[0] == status for one in self.answers)
