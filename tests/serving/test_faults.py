@@ -174,8 +174,8 @@ def test_grace_ends_and_a_second_signal_ends_at_once(launch_limited: Any, tmp_pa
                 time.sleep(0.05)
 
 
-def overload(launch_limited: Any, folder: Path, clients: int, seconds: float) -> None:
-    """As many requests as four such servers could serve."""
+def overload(launch_limited: Any, folder: Path, clients: int, seconds: float, share: float) -> None:
+    """As many requests as four such servers could serve; at least `share` of what it serves in peace is served."""
     queue = clients // 4
     with launch_limited(folder, queue=queue) as server:
         with Load(server.url, 8) as calm:
@@ -190,17 +190,17 @@ def overload(launch_limited: Any, folder: Path, clients: int, seconds: float) ->
     p50, p99 = (refused[len(refused) * percent // 100] for percent in (50, 99))
     print(f"{served:.1f} of {peak:.1f} pictures/s; {len(refused)} x 429 in {p50:.3f} s, p99 {p99:.3f} s")
     assert {status for status, _, _ in load.answers} == {200, 429}
-    assert served >= 0.7 * peak  # 0.9 is asked for, of a server whose clients have cores of their own
+    assert served >= share * peak
 
 
 @pytest.mark.slow
 def test_too_many_clients_are_told_so_and_the_others_served(launch_limited: Any, tmp_path: Path) -> None:
-    overload(launch_limited, tmp_path, 40, 3)
+    overload(launch_limited, tmp_path, 40, 3, 0.2)  # whatever else runs on these cores
 
 
 @pytest.mark.matrix
 def test_256_clients_for_a_minute(launch_limited: Any, tmp_path: Path) -> None:
-    overload(launch_limited, tmp_path, 256, 60)
+    overload(launch_limited, tmp_path, 256, 60, 0.9)
 
 
 @pytest.mark.slow
