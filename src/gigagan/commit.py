@@ -17,6 +17,7 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 BETWEEN_SEC = 0.2
+"""More than a writer takes from one rename to the next."""
 
 
 @contextmanager

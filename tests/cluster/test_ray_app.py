@@ -17,6 +17,7 @@ import pytest
 from gigagan.metadata import png_bytes
 from gigagan.pipeline import DEFAULT_PSI, Pipeline
 from gigagan.serving.encode import PNG_LEVEL
+from tests.serving.clients import Clients
 
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -66,38 +67,25 @@ def test_errors_are_those_of_the_plain_server(service: Any) -> None:
     assert page.json()["error"]["code"] == "foreign_origin"
 
 
-class Clients:
-    """Some that ask again and again; what came."""
+class Load(Clients):
+    """What came to clients that ask again and again."""
 
     def __init__(self, service: Any, number: int) -> None:
+        super().__init__(service.url, number)
         self.answers: list[httpx.Response] = []
-        self._ended = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(service,)) for _ in range(number)]
 
-    def _ask(self, service: Any) -> None:
-        while not self._ended.is_set():
-            answer = ask(service, **SMALL)
-            self.answers.append(answer)
-            if answer.status_code == 429:
-                self._ended.wait(0.2)
-
-    def __enter__(self) -> "Clients":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        for thread in self._threads:
-            thread.join(70)
-            assert not thread.is_alive(), "a client hangs"
+    def ask(self, client: httpx.Client) -> None:
+        answer = client.post(f"{self.url}/images/generations", json=SMALL)
+        self.answers.append(answer)
+        if answer.status_code == 429:
+            time.sleep(0.2)
 
     def count(self, status: int) -> int:
         return sum(answer.status_code == status for answer in self.answers)
 
 
 def test_what_is_too_much_is_told_so(service: Any) -> None:
-    with Clients(service, 40) as clients:
+    with Load(service, 40) as clients:
         time.sleep(2)
         waiting = httpx.get(f"{service.root}/metrics").text.partition("\ngigagan_queue_pictures ")[2]
     assert float(waiting.split("\n")[0]) <= 8
@@ -141,7 +129,7 @@ def drawn(service: Any) -> float:
 def test_a_replica_that_dies_is_replaced_and_the_other_answers(service: Any) -> None:
     first = service.models()
     assert len(first) == 2
-    with Clients(service, 4) as clients:
+    with Load(service, 4) as clients:
         time.sleep(0.5)
         os.kill(first[0], signal.SIGKILL)
         time.sleep(1)

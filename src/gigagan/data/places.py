@@ -117,8 +117,10 @@ def entries(folder: Path) -> list[Path]:
 
 def sweep(folder: Path) -> None:
     """Remove what writers of whole files left half done in a folder when they were killed."""
+    if is_far(folder):
+        return  # nothing half done is seen there
     for path in entries(folder):
-        if not is_far(folder) and TEMPORARY.fullmatch(path.stem):
+        if TEMPORARY.fullmatch(path.stem):
             path.unlink(missing_ok=True)
 
 

@@ -26,7 +26,7 @@ from gigagan.training.contrast import build_critics
 from gigagan.training.grids import SampleGrid, sample_grid
 from gigagan.training.guard import Guard, Verdict, Wishes, exchange
 from gigagan.training.health import PICTURES, alarms, examine
-from gigagan.training.micro_batches import micro_batches, other_captions
+from gigagan.training.micro_batches import MicroBatch, micro_batches, other_captions
 from gigagan.training.resume import check_config, restore_or_init
 from gigagan.training.saving import Saver
 from gigagan.training.state import TrainState, updating
@@ -177,20 +177,23 @@ def _step(
     others = other_captions(state, batch.captions)
     alone = not state.cfg.train.shard_G  # ranks meet above and in `exchange`, and within a half only for G's shards
 
+    def share(part: MicroBatch) -> float:  # of the whole batch; a rank's last part, or only one, may be below `size`
+        return len(part.captions) / state.cfg.train.batch
+
     def judges(size: int) -> Values:
         with ExitStack() as turn:
             for network, optimizer in state.judges:
                 turn.enter_context(updating(network, optimizer))
                 optimizer.zero_grad(set_to_none=True)
             parts = micro_batches(state, batch, features, size, phase=0)
-            return [discriminator_step(state, part, share=part.share, r1=r1) for part in parts]
+            return [discriminator_step(state, part, share=share(part), r1=r1) for part in parts]
 
     def generator(size: int) -> Values:
         with updating(state.G, state.opt_G):
             state.opt_G.zero_grad(set_to_none=True)
             state.mean_style.zero_()
             parts = micro_batches(state, batch, features, size, phase=1, others=others)
-            return [generator_step(state, part, share=part.share) for part in parts]
+            return [generator_step(state, part, share=share(part)) for part in parts]
 
     # Each half on its own: a half that is done isn't done again.
     if state.judges:
@@ -233,9 +236,9 @@ def _go_back(state: TrainState, run_dir: Path, saver: Saver) -> None:
     saved = checkpoint.latest_state(run_dir)
     assert saved is not None, "a run begins with a state"
     reached = state.place
+    dist.barrier()  # each has read it before the first rank saves again
     state.load_state_dict(saved.tensors, saved.nimg, saved.meta)
     state.passed_over += reached - state.place
-    dist.barrier()  # each has read it before the first rank saves again
     state.rate = 0.5
     log.warning(
         "numbers stayed other than finite: went back to %.3f kimg, passing over %d images, learning rates halved",

@@ -70,8 +70,6 @@ class MicroBatch:
     """What G is given beside text and latent: nothing, or an upsampler's small pictures, [B, 4, h, w]."""
     window: Window | None = None
     """Which square of each picture D is shown; None = all of it."""
-    share: float = 1.0
-    """How much of the whole batch, over all ranks, this is: the last part of a rank may be a smaller one."""
 
     def shown(self, pyramid: list[Tensor]) -> list[Tensor]:
         """A pyramid as D is shown it."""
@@ -125,7 +123,6 @@ def micro_batches(
             has_other=has_other.to(state.device),
             given=given,
             window=None if window is None else window.part(part),
-            share=len(captions) / cfg.train.batch,
         )
 
 
