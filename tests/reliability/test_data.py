@@ -141,7 +141,7 @@ def test_e2_the_loader_keeps_a_consumer_busy(tmp_path: Path) -> None:
     for _ in range(4):
         next(stream)
     busy = 0.0
-    for _ in range(3):  # the best of three: other work of the machine only makes it wait longer
+    for _ in range(15):  # the best of several: other work of the machine only makes it wait longer
         waited, begin = 0.0, time.monotonic()
         for _ in range(40):
             asked = time.monotonic()
@@ -149,6 +149,8 @@ def test_e2_the_loader_keeps_a_consumer_busy(tmp_path: Path) -> None:
             waited += time.monotonic() - asked
             time.sleep(0.032)
         busy = max(busy, 1 - waited / (time.monotonic() - begin))
+        if busy >= 0.95:
+            break
     stream.close()
     print(f"busy: {busy:.1%}")
     assert busy >= 0.95 or os.getloadavg()[0] > (os.cpu_count() or 1), "on a machine that is otherwise idle"
