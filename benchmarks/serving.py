@@ -1,6 +1,6 @@
 """What the server adds to the model: overhead of one client, throughput of many beside the bare pipeline.
 
-    python benchmarks/serving.py --out out/serving.json [--model emoji] [--clients 32] [--seconds 20]
+    python benchmarks/serving.py --out out/serving.json [--model emoji] [--size 512] [--clients 32] [--seconds 20]
 
 Needs the extras `serve` and `dev`.
 
@@ -31,14 +31,15 @@ def spent(client: httpx.Client, root: str) -> float:
     return sum(float(s) for s in re.findall(r"^gigagan_(?:draw|encode)_seconds_sum (\S+)", text, re.MULTILINE))
 
 
-def overheads(root: str, count: int) -> list[float]:
+def overheads(root: str, count: int, size: str) -> list[float]:
     """Of `count` requests one after the other, milliseconds."""
     found = []
     with httpx.Client(timeout=60) as client:
         for seed in range(count):
             before = spent(client, root)
             started = time.perf_counter()
-            client.post(f"{root}/v1/images/generations", json={"prompt": PROMPT, "seed": seed}).raise_for_status()
+            body = {"prompt": PROMPT, "seed": seed, "size": size}
+            client.post(f"{root}/v1/images/generations", json=body).raise_for_status()
             wall = time.perf_counter() - started
             found.append(1000 * (wall - (spent(client, root) - before)))
     return found
@@ -60,20 +61,23 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="emoji")
+    parser.add_argument("--size", type=int, default=512, help="side of the pictures, one that the model has [512]")
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    pipe = Pipeline.from_pretrained(arguments.model)
+    size = f"{arguments.size}x{arguments.size}"
+    base = Pipeline.from_pretrained(arguments.model, upsampled=False)
+    pipe = base if base.resolution == arguments.size else Pipeline.from_pretrained(arguments.model)
     alone(pipe, 2)
     command = [sys.executable, "-m", "gigagan", "serve", "--port", "0", "--model", arguments.model, "--queue", "256"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         assert server.stdout is not None
         root = server.stdout.readline().strip().removesuffix("/v1")
-        took = sorted(overheads(root, arguments.requests))
+        took = sorted(overheads(root, arguments.requests, size))
         rates = [alone(pipe, arguments.seconds / 2)]
-        many = served(f"{root}/v1", arguments.clients, arguments.seconds)
+        many = served(f"{root}/v1", arguments.clients, arguments.seconds, size=size)
         rates.append(alone(pipe, arguments.seconds / 2))
         server.terminate()
     measured = {
@@ -82,7 +86,7 @@ def main() -> None:
         "alone_per_sec": rates,
         "share": many / statistics.mean(rates),
     }
-    text = json.dumps({"model": pipe.model_hash, "clients": arguments.clients, **measured}, indent=2)
+    text = json.dumps({"model": pipe.model_hash, "size": size, "clients": arguments.clients, **measured}, indent=2)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(text + "\n", encoding="utf-8")
     print(text)
