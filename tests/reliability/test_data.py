@@ -123,17 +123,17 @@ def seconds_of(folder: Path, pictures: int) -> float:
     return time.process_time() - begin
 
 
-@pytest.mark.slow
-@sizes(1500, 10_000)
-def test_e2_one_bad_in_a_hundred_costs_little(tmp_path: Path, count: int) -> None:
+@pytest.mark.matrix  # both are times, so of an idle machine
+def test_e2_one_bad_in_a_hundred_costs_little(tmp_path: Path) -> None:
     """CPU time, since other work of the machine isn't the loader's; the best of three."""
+    count = 10_000
     clean = folder_set(tmp_path / "clean", 1000, set())
     spoiled = folder_set(tmp_path / "spoiled", 1000, set(range(0, 1000, 100)))
     pairs = [(seconds_of(clean, count), seconds_of(spoiled, count)) for _ in range(3)]
     assert min(b for _, b in pairs) <= 1.05 * min(a for a, _ in pairs) + 0.02
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 def test_e2_the_loader_keeps_a_consumer_busy(tmp_path: Path) -> None:
     """A consumer that takes 1 ms a picture waits for less than 5 % of its time; 1 % of the samples are bad."""
     folder = folder_set(tmp_path / "set", 1000, set(range(0, 1000, 100)))
@@ -153,7 +153,7 @@ def test_e2_the_loader_keeps_a_consumer_busy(tmp_path: Path) -> None:
             break
     stream.close()
     print(f"busy: {busy:.1%}")
-    assert busy >= 0.95 or os.getloadavg()[0] > (os.cpu_count() or 1), "on a machine that is otherwise idle"
+    assert busy >= 0.95, "on a machine that is otherwise idle"
 
 
 @pytest.mark.slow
