@@ -34,7 +34,7 @@ def measured(replicas: int, clients: int, seconds: float, size: str) -> float:
         assert url, "the service didn't start"
         try:
             served(url, clients, WARM_SEC, size=size)
-            return served(url, clients, seconds, size=size)
+            return served(url, clients, seconds, size=size).per_sec
         finally:
             server.terminate()
 

@@ -11,6 +11,7 @@ throughput  pictures a second of clients that ask for one at a time and ask agai
 
 import argparse
 import json
+import math
 import re
 import statistics
 import subprocess
@@ -82,9 +83,11 @@ def main() -> None:
         server.terminate()
     measured = {
         "overhead_ms": {"p50": statistics.median(took), "p99": took[len(took) * 99 // 100]},
-        "served_per_sec": many,
+        "served": many._asdict(),
         "alone_per_sec": rates,
-        "share": many / statistics.mean(rates),
+        "share": many.per_sec / statistics.mean(rates),
+        # Each client's picture, were they drawn and encoded in full batches one after the other.
+        "all_in_turn_sec": math.ceil(arguments.clients / pipe.micro_batch) * pipe.micro_batch / statistics.mean(rates),
     }
     text = json.dumps({"model": pipe.model_hash, "size": size, "clients": arguments.clients, **measured}, indent=2)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

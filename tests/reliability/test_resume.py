@@ -17,8 +17,14 @@ from tests.ranks import CPU, finish, run, speck, start
 BATCH = 8
 # A LeakyReLU that the last bit of a sum tips over changes a whole gradient; at a small rate that stays small.
 SMALL_RATE = ("optim_G.lr=1e-4", "optim_D.lr=1e-4")
-FACTORS = list(itertools.product((False, True), (0, 2), (1, 2), (1, 2)))  # augmented, readers, ranks, accumulation
-EACH_PAIR = [f for k, f in enumerate(FACTORS) if k.bit_count() % 2 == 0]  # half of them cover every pair, and triple
+FACTORS = list(itertools.product((False, True), (False, True), (0, 2), (1, 2), (1, 2)))
+"""Upsampler, augmented, readers, ranks, accumulation."""
+EACH_PAIR = [f for k, f in enumerate(FACTORS) if (k >> 1 ^ k >> 3 ^ k >> 4) & 1 == 0 == (k ^ k >> 2 ^ k >> 4) & 1]
+UPSAMPLER = (
+    *("generator.kind=upsampler", "generator.input_resolution=16", "generator.resolution=32", "data.crop=32"),
+    *("generator.blocks=[1,1,1,1,1]", "generator.num_filters=[1,1,2,1,1]", "generator.noise_max=0.05"),
+    *("discriminator.blocks=[1,1,1,1]", "loss.level_weights=[1.0]"),
+)
 
 
 def trained(run_dir: str, steps: int, *overrides: str) -> list[list[str]]:
@@ -49,20 +55,19 @@ def tensors(run_dir: Path) -> dict[str, torch.Tensor]:
 
 
 def cases() -> list[Any]:
-    """Half of all in CI, which covers every pair of factors; the rest in `make matrix`."""
-    return [
-        pytest.param(*f, id="-".join(map(str, f)), marks=[] if f in EACH_PAIR else pytest.mark.matrix) for f in FACTORS
-    ]
+    """In CI 12 steps of eight, which cover every pair of factors; in `make matrix` 40 of all."""
+    ci = [pytest.param(12, *f, id="-".join(map(str, f))) for f in EACH_PAIR]
+    return ci + [pytest.param(40, *f, id="-".join(map(str, f)) + "-full", marks=pytest.mark.matrix) for f in FACTORS]
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("augmented", "readers", "world", "accumulation"), cases())
+@pytest.mark.parametrize(("steps", "upsampler", "augmented", "readers", "world", "accumulation"), cases())
 def test_b1_a_killed_run_ends_as_the_unbroken_one(
-    tmp_path: Path, augmented: bool, readers: int, world: int, accumulation: int
+    tmp_path: Path, steps: int, upsampler: bool, augmented: bool, readers: int, world: int, accumulation: int
 ) -> None:
-    steps = 12
     overrides = (
+        *(UPSAMPLER if upsampler else ()),
         f"augment.prob={0.5 * augmented}",
         f"data.num_workers={readers}",
         f"train.batch_gpu={BATCH // world // accumulation}",
