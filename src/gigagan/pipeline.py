@@ -132,6 +132,7 @@ class Pipeline:
         cls,
         path: str | Path = "emoji",
         *,
+        revision: str | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | str | None = None,
         compiled: bool = False,
@@ -141,13 +142,13 @@ class Pipeline:
 
         Or an exported model (`gigagan export`), run by ONNX Runtime or OpenVINO: it draws, but holds no weights.
 
-        `dtype`: float32 (default) or bfloat16. `compiled`: as in the constructor. Unless `upsampled` the upsampler is
-        left out where there is one.
+        `revision`: branch, tag or commit of a hub id. `dtype`: float32 (default) or bfloat16. `compiled`: as in the
+        constructor. Unless `upsampled` the upsampler is left out where there is one.
 
         Raises CheckpointError where a file is missing, damaged or of another shape.
         """
         arithmetic = dist.dtype(dtype)
-        if is_exported(place := find_model(path)):
+        if is_exported(place := find_model(path, revision)):
             check_options(device, compiled=compiled)
             found = load_exported(place, dtype=arithmetic, upsampled=upsampled)
             return cls(**found.parts, dtype=arithmetic, index=found.index)
