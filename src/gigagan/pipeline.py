@@ -205,7 +205,7 @@ class Pipeline:
         prompt: str | Sequence[str] | None = None,
         *,
         seeds: int | Iterable[int] | None = None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         num_images_per_prompt: int = 1,
         truncation_psi: float = DEFAULT_PSI,
         output_type: OutputType = "pil",
@@ -213,7 +213,8 @@ class Pipeline:
         """Draw each prompt: a text, a class where the model knows classes, nothing where it is unconditional.
 
         `seeds` (0 ... 2**63 - 1) holds one for each picture, in the order of the output; for one prompt their number
-        is the number of pictures. Without them they are drawn, from `generator` where it is given, and reported.
+        is the number of pictures. Without them they are drawn, from `generator` (one, or one a picture) where it is
+        given, and reported.
         `truncation_psi` in [0, 1]: 1 draws from all that was learned, less gives more typical pictures, and at 0 every
         seed of a prompt gives the same one (paper 9).
 
