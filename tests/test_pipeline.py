@@ -144,6 +144,15 @@ def test_the_global_generator_is_left_alone(pipe: Pipeline) -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+def test_each_of_several_generators_draws_the_picture_that_it_draws_alone(pipe: Pipeline) -> None:
+    def made() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in (3, 4, 3, 5)]
+
+    found = pipe(["x", "y"], generator=made(), num_images_per_prompt=2).seeds
+    assert found == [pipe("x", generator=one).seeds[0] for one in made()]
+    assert len(set(found)) == 3
+
+
 @pytest.mark.parametrize("seeds", [-1, 2**63, True, 1.0, "1", [0, None]])
 def test_a_bad_seed_is_one_line(pipe: Pipeline, seeds: object) -> None:
     with pytest.raises(ConfigError, match="expected a whole number from 0"):
@@ -168,6 +177,9 @@ def test_other_bad_requests(pipe: Pipeline) -> None:
         pipe("x", output_type="jpg")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="seeds and generator both came"):
         pipe("x", seeds=[0], generator=torch.Generator())
+    for generators in ([], [torch.Generator()], [torch.Generator()] * 3):
+        with pytest.raises(ConfigError, match=f"{len(generators)} generators came for 2 pictures; give one"):
+            pipe("x", generator=generators, num_images_per_prompt=2)
     for count in (0, -1, 1.5, True):
         with pytest.raises(ConfigError, match="num_images_per_prompt"):
             pipe("x", num_images_per_prompt=count)  # type: ignore[arg-type]

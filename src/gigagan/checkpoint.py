@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from gigagan import __version__
 from gigagan.card import model_card
 from gigagan.commit import committed, delete_stale, settle, sync, write_json, write_tensors
-from gigagan.errors import CheckpointError
-from gigagan.hub import fetched, is_hub_id
+from gigagan.errors import CheckpointError, ConfigError
+from gigagan.hub import at_revision, fetched, is_hub_id
 from gigagan.model_files import (
     MODEL_INDEX,
     NETWORK_PARTS,
@@ -129,12 +129,25 @@ def save_model(
     return path
 
 
-def find_model(path: str | Path) -> Path:
+def find_model(path: str | Path, revision: str | None = None) -> Path:
     """A model directory: the path itself, or that of the model_index.json which it names.
 
     Where there is nothing at the path: the model of that name in the package (`emoji`), or a directory of the hub,
-    OWNER/NAME or OWNER/NAME@REVISION (`hub.fetched`, which raises CheckpointError where it can't be had).
+    OWNER/NAME or OWNER/NAME@REVISION (`hub.fetched`, which raises CheckpointError where it can't be had). `revision`
+    is the same apart from the name; raises ConfigError where that has another one, or isn't of the hub.
     """
+    if (place := _at_hand(path)) is not None:
+        if revision is not None:
+            raise ConfigError(f"{path}: is here, and only models of the hub have revisions; leave revision out")
+        return place
+    if revision is not None:
+        return fetched(at_revision(str(path), revision))
+    place = Path(path)
+    return fetched(str(path)) if is_hub_id(str(path)) and not place.parent.exists() else place
+
+
+def _at_hand(path: str | Path) -> Path | None:
+    """The directory on this disk or in the package, None where there is neither."""
     place = Path(path)
     try:
         if place.exists():
@@ -142,9 +155,7 @@ def find_model(path: str | Path) -> Path:
     except OSError as error:  # a name too long
         raise CheckpointError(f"{str(path)[:60]!r}: no such model directory ({error.strerror})") from None
     packaged = PACKAGED / str(path)
-    if place.name == str(path) and packaged.is_dir():
-        return packaged
-    return fetched(str(path)) if is_hub_id(str(path)) and not place.parent.exists() else place
+    return packaged if place.name == str(path) and packaged.is_dir() else None
 
 
 def portable(path: str | Path) -> str:

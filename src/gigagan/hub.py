@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from gigagan.errors import CheckpointError, MissingExtra
+from gigagan.errors import CheckpointError, ConfigError, MissingExtra
 from gigagan.model_files import MODEL_INDEX, NOTICE, PICKLES, read_index
 
 TIMEOUT_SEC = 10
@@ -29,6 +29,18 @@ def check_hub_id(text: str) -> None:
     """Raises CheckpointError unless it is OWNER/NAME."""
     if not is_hub_id(text) or "@" in text:
         raise CheckpointError(f"{text[:100]!r} is no hub id; expected OWNER/NAME of letters, digits, '-', '_' and '.'")
+
+
+def at_revision(text: str, revision: str) -> str:
+    """OWNER/NAME@REVISION of OWNER/NAME and its revision. Raises ConfigError unless it becomes one."""
+    repo, _, said = text.partition("@")
+    if said and said != revision:
+        raise ConfigError(f"{text[:100]}: revision={revision[:100]!r} came too; give one of the two")
+    if not is_hub_id(f"{repo}@{revision}"):
+        raise ConfigError(
+            f"revision={revision[:100]!r} of {text[:100]!r} can't be; expected a branch, tag or commit of OWNER/NAME"
+        )
+    return f"{repo}@{revision}"
 
 
 def fetched(hub_id: str) -> Path:

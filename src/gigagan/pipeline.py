@@ -132,6 +132,7 @@ class Pipeline:
         cls,
         path: str | Path = "emoji",
         *,
+        revision: str | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | str | None = None,
         compiled: bool = False,
@@ -141,13 +142,13 @@ class Pipeline:
 
         Or an exported model (`gigagan export`), run by ONNX Runtime or OpenVINO: it draws, but holds no weights.
 
-        `dtype`: float32 (default) or bfloat16. `compiled`: as in the constructor. Unless `upsampled` the upsampler is
-        left out where there is one.
+        `revision`: branch, tag or commit of a hub id. `dtype`: float32 (default) or bfloat16. `compiled`: as in the
+        constructor. Unless `upsampled` the upsampler is left out where there is one.
 
         Raises CheckpointError where a file is missing, damaged or of another shape.
         """
         arithmetic = dist.dtype(dtype)
-        if is_exported(place := find_model(path)):
+        if is_exported(place := find_model(path, revision)):
             check_options(device, compiled=compiled)
             found = load_exported(place, dtype=arithmetic, upsampled=upsampled)
             return cls(**found.parts, dtype=arithmetic, index=found.index)
@@ -204,7 +205,7 @@ class Pipeline:
         prompt: str | Sequence[str] | None = None,
         *,
         seeds: int | Iterable[int] | None = None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         num_images_per_prompt: int = 1,
         truncation_psi: float = DEFAULT_PSI,
         output_type: OutputType = "pil",
@@ -212,7 +213,8 @@ class Pipeline:
         """Draw each prompt: a text, a class where the model knows classes, nothing where it is unconditional.
 
         `seeds` (0 ... 2**63 - 1) holds one for each picture, in the order of the output; for one prompt their number
-        is the number of pictures. Without them they are drawn, from `generator` where it is given, and reported.
+        is the number of pictures. Without them they are drawn, from `generator` (one, or one a picture) where it is
+        given, and reported.
         `truncation_psi` in [0, 1]: 1 draws from all that was learned, less gives more typical pictures, and at 0 every
         seed of a prompt gives the same one (paper 9).
 

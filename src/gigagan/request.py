@@ -11,6 +11,8 @@ from gigagan.errors import ConfigError, PromptError
 if TYPE_CHECKING:
     import torch
 
+    Generators = torch.Generator | Sequence[torch.Generator] | None
+
 MAX_SEED = 2**63 - 1
 
 
@@ -50,10 +52,17 @@ def check_seed(seed: Any) -> int:
     return number
 
 
-def fresh_seeds(count: int, generator: "torch.Generator | None" = None) -> list[int]:
-    """Seeds below 2**32 (short to write down), from a generator or, without one, from the system."""
+def fresh_seeds(count: int, generator: "Generators" = None) -> list[int]:
+    """Seeds below 2**32 (short to write down): from a generator, one from each of several, or from the system.
+
+    Raises ConfigError where several aren't as many as seeds.
+    """
     if generator is None:
         return [secrets.randbelow(2**32) for _ in range(count)]
+    if isinstance(generator, Sequence):
+        if len(generator) != count:
+            raise ConfigError(f"{len(generator)} generators came for {count} pictures; give one, or one a picture")
+        return [seed for one in generator for seed in fresh_seeds(1, one)]
     import torch
 
     drawn: list[int] = torch.randint(2**32, (count,), generator=generator, device=generator.device).tolist()
@@ -63,7 +72,7 @@ def fresh_seeds(count: int, generator: "torch.Generator | None" = None) -> list[
 def pair_with_seeds(
     prompts: list[str],
     seeds: int | Iterable[int] | None,
-    generator: "torch.Generator | None",
+    generator: "Generators",
     num_images_per_prompt: int,
 ) -> tuple[list[str], list[int]]:
     """A prompt and a seed for each picture; `seeds` of one prompt say how many. Raises ConfigError."""

@@ -34,6 +34,16 @@ a, b = pipe(["a cat", "a star"], generator=made(), num_images_per_prompt=2, outp
 (again,) = pipe("a cat", generator=made(), output_type="np").images
 assert a.dtype == np.float32 and 0 <= a.min() < a.max() <= 1
 assert np.array_equal(a, again) and not np.array_equal(a, b)
+other = torch.Generator().manual_seed(4)
+four = {"generator": [made(), other, made(), made()], "num_images_per_prompt": 2, "output_type": "np"}
+c, d, e, f = pipe(["a cat", "a star"], **four).images
+assert np.array_equal(a, c) and np.array_equal(e, f) and not np.array_equal(c, d)
+try:
+    pipe(["a cat", "a star"], generator=[made()])
+except ValueError as error:
+    assert str(error) == "1 generators came for 2 pictures; give one, or one a picture"
+else:
+    raise AssertionError("one generator for two pictures")
 for wrong in ({"num_inference_steps": 20}, {"guidance_scale": 7.5}):
     try:
         pipe("a cat", **wrong)
@@ -42,11 +52,23 @@ for wrong in ({"num_inference_steps": 20}, {"guidance_scale": 7.5}):
     else:
         raise AssertionError(wrong)
 coarse = pipe.to("cpu", torch.bfloat16)
-assert coarse is pipe and pipe.dtype == torch.bfloat16 and pipe.device.type == "cpu"
+assert coarse is pipe and list(pipe.components) == ["source"] and "source" in repr(pipe)
+assert pipe.dtype == torch.bfloat16 and pipe.device.type == "cpu"
 pipe.to(torch.float32).save_pretrained("again")
 assert pipe.gigagan.upsample(pipe("a cat", seeds=1).images[0], scale=2).size == (1024, 1024)
 """
 )
+DTYPE = """
+from gigagan import Pipeline
+coarse = Pipeline.from_pretrained("my-model", dtype="bfloat16")("a cat", seeds=[3], output_type="np").images
+for name in ("torch_dtype", "dtype"):
+    pipe = load(**{name: torch.bfloat16})
+    assert pipe.dtype == torch.bfloat16
+    assert np.array_equal(pipe("a cat", seeds=[3], output_type="np").images, coarse)
+fine = load()
+assert fine.dtype == torch.float32
+assert not np.array_equal(fine("a cat", seeds=[3], output_type="np").images, coarse)
+"""
 
 
 @pytest.fixture
@@ -82,12 +104,18 @@ def test_the_interface_is_the_one_of_diffusers(folder: Path) -> None:
     )
 
 
+def test_a_dtype_chooses_the_arithmetic(folder: Path) -> None:
+    done = run(LOAD + DTYPE, folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 @pytest.mark.parametrize(
     ("damage", "code", "told"),
     [
         ("", "load(trust_remote_code=False)", "trust_remote_code=True"),
         ("generator/model.safetensors", "load()", "get the model again"),
         ("pipeline.py", "load()", "get the model again"),
+        ("", "load(torch_dtype=torch.float16)", "use float32 or bfloat16"),
     ],
 )
 def test_what_is_damaged_or_not_asked_for_is_refused(folder: Path, damage: str, code: str, told: str) -> None:

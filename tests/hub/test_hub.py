@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from gigagan.checkpoint import PACKAGED, find_model, load_model
-from gigagan.errors import CheckpointError
-from gigagan.hub import check_hub_id, is_hub_id
+from gigagan.errors import CheckpointError, ConfigError
+from gigagan.hub import at_revision, check_hub_id, is_hub_id
+from gigagan.pipeline import Pipeline
 from tests.hub.host import TOKEN, Hub, hub
 
 pytest.importorskip("huggingface_hub")
@@ -26,7 +27,7 @@ print(Pipeline.from_pretrained(sys.argv[1]).push_to_hub(sys.argv[2]))
 DRAW = """
 import hashlib, sys
 from gigagan import Pipeline
-pipe = Pipeline.from_pretrained(sys.argv[1], upsampled=False)
+pipe = Pipeline.from_pretrained(sys.argv[1], revision=(sys.argv[2:] or [None])[0], upsampled=False)
 print(hashlib.sha256(pipe("a red apple", seeds=[3]).images[0].tobytes()).hexdigest())
 """
 
@@ -69,6 +70,10 @@ def test_up_and_down_again(address: str, tmp_path: Path) -> None:
     assert far.stdout == near != "", far.stderr
     Hub.requests.clear()
     assert python(DRAW, pinned, endpoint=address, home=tmp_path / "down").stdout == near
+    assert Hub.requests == []
+    apart = ("me/apples", pinned.partition("@")[2])
+    for said in (apart, (pinned, apart[1])):  # as users of transformers write it
+        assert python(DRAW, *said, endpoint=address, home=tmp_path / "down").stdout == near
     assert Hub.requests == []
     # A branch is looked up; where the hub is gone, what it was last serves.
     assert python(DRAW, "me/apples", endpoint=address, home=tmp_path / "down").stdout == near
@@ -160,3 +165,14 @@ def test_a_path_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert find_model(PACKAGED / "emoji" / "model_index.json") == PACKAGED / "emoji"
     with pytest.raises(CheckpointError, match="no such model directory"):
         load_model("runs/mine")
+
+
+def test_a_revision_apart_from_the_name() -> None:
+    """It is of the hub or a mistake: a directory, and a model in the package, have just one."""
+    assert at_revision("me/apples", "refs/pr/1") == at_revision("me/apples@refs/pr/1", "refs/pr/1")
+    wrong = [("me/apples@v1", "v2", "give one"), ("emoji", "v1", "leave revision out"), ("absent", "v1", "OWNER/NAME")]
+    wrong += [(str(PACKAGED / "emoji"), "main", "leave revision out"), ("me/apples", "", "expected a branch")]
+    for path, revision, told in [*wrong, ("me/apples", "../v1", "expected a branch"), ("a/b/c", "v1", "OWNER/NAME")]:
+        with pytest.raises(ConfigError, match=told) as caught:
+            Pipeline.from_pretrained(path, revision=revision)
+        assert "\n" not in str(caught.value)

@@ -111,8 +111,9 @@ def test_limits_hold_to_the_letter() -> None:
     assert ordered(output_format="gif", frame_count=16, n=4)
     large = Facts("abc", "float32", "cpu", "minilm", (4096,), 6, 1, 0.7)
     assert ordered(large, n=2)
-    with pytest.raises(ApiError, match="pixels"):
+    with pytest.raises(ApiError, match="pixels") as caught:
         ordered(large, n=3)
+    assert caught.value.param == "n"
 
 
 def test_an_unknown_model_and_what_is_ignored() -> None:

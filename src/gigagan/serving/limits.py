@@ -17,6 +17,8 @@ MAX_PIXELS = 40_000_000
 
 MAX_UPLOAD_BYTES = 20 * 2**20
 """Of a request with a picture."""
+MAX_UPLOAD_PIXELS = 40_000_000
+"""Of a picture to enlarge."""
 MAX_UPLOADS_BYTES = 256 * 2**20
 """Of all requests with pictures that are served at the same time, from their first byte to their answer."""
 MAX_SIDE = 65_535

@@ -99,7 +99,7 @@ class Service:
         """The answer to POST /v1/images/upscale. Raises ApiError."""
         self.batcher.check_open()
         with self._room(request):
-            body = await self._body(request, "multipart/form-data", MAX_UPLOAD_BYTES)
+            body = await self._body(request, "multipart/form-data", MAX_UPLOAD_BYTES, "image")
             facts = self.batcher.facts
             assert facts is not None
             kind = request.headers["content-type"]
@@ -171,11 +171,12 @@ class Service:
         self.metrics.pictures.labels(order.kind).inc()
         return content
 
-    async def _body(self, request: Request, kind: str, most: int) -> bytes:
+    async def _body(self, request: Request, kind: str, most: int, largest: str | None = None) -> bytes:
+        """All of it. `largest`: the field to name where it is too much. Raises ApiError."""
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != kind:
             raise ApiError(415, "unsupported_media_type", f"the body is {kind}; say so in content-type")
         length = request.headers.get("content-length", "0")
-        too_large = ApiError(413, "body_too_large", f"the body has more than {most} bytes")
+        too_large = ApiError(413, "body_too_large", f"the body has more than {most} bytes", param=largest)
         if length.isdecimal() and int(length[:20]) > most:
             raise too_large
         body = bytearray()

@@ -17,7 +17,7 @@ from gigagan.serving.generation import (
     check_prompt,
     told,
 )
-from gigagan.serving.limits import MAX_PROMPT_CHARS, MAX_SIDE, UPSCALE_SHARE, Limits
+from gigagan.serving.limits import MAX_PROMPT_CHARS, MAX_SIDE, MAX_UPLOAD_PIXELS, UPSCALE_SHARE, Limits
 from gigagan.serving.multipart import parts
 from gigagan.serving.wire import Facts, Upscale
 from gigagan.upsampling.formats import UPLOADS
@@ -113,13 +113,17 @@ def _head(file: bytes) -> tuple[int, int]:
     """Width and height as the file says them; whether it is whole shows when the worker decodes it."""
     try:
         with Image.open(io.BytesIO(file), formats=UPLOADS) as image:
-            return image.size
+            width, height = image.size
     except UnidentifiedImageError:
         raise invalid("image", "image isn't a picture that is read here; send PNG, JPEG, WebP or TIFF") from None
     except Image.DecompressionBombError:
         raise invalid("image", "image is far too large", "image_too_large") from None
     except Exception:  # whatever a format's reader makes of a damaged head
         raise invalid("image", "image isn't a whole picture; get it again") from None
+    if width * height > MAX_UPLOAD_PIXELS:
+        message = f"image has {width} x {height} px; at most {MAX_UPLOAD_PIXELS:,} pixels are read here"
+        raise invalid("image", message, "image_too_large")
+    return width, height
 
 
 def _check_size(head: tuple[int, int], scale: int, longest: int, most_side: int, limits: Limits) -> None:
