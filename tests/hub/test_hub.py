@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gigagan import cli
 from gigagan.checkpoint import PACKAGED, find_model, load_model
 from gigagan.errors import CheckpointError, ConfigError
 from gigagan.hub import at_revision, check_hub_id, is_hub_id
@@ -114,13 +115,13 @@ def test_what_is_fetched(address: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_refusals_are_one_line(address: str, tmp_path: Path) -> None:
-    cli = "from gigagan.cli import main; main()"
+    program = "from gigagan.cli import main; main()"
     command = ("generate", "a cat", "--out", tmp_path / "out", "--model")
     for model, said in {
         "me/nothing": "no such directory here, and the hub has no such model",
         "me/nothing@v2": "no such directory here, and the hub has no such model",
     }.items():
-        refused = python(cli, *command, model, endpoint=address, home=tmp_path)
+        refused = python(program, *command, model, endpoint=address, home=tmp_path)
         assert refused.returncode == 2, refused.stderr
         assert said in refused.stderr
         assert "Traceback" not in refused.stderr
@@ -138,8 +139,10 @@ def hostile_names(count: int) -> list[str]:
     return [name for name in made if not is_hub_id(name)] + ["".join(draw.choices(string.printable, k=40))]
 
 
-def test_f4_hostile_names_reach_no_file_and_no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Row F4, the loader's part: each is refused as a model that isn't there."""
+def test_f4_hostile_names_reach_no_file_and_no_network(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Row F4, the loader's part and the command's: each is refused as a model that isn't there."""
     monkeypatch.chdir(tmp_path)
 
     def no_connection(event: str, _: object) -> None:
@@ -154,7 +157,12 @@ def test_f4_hostile_names_reach_no_file_and_no_network(monkeypatch: pytest.Monke
             load_model(name)
         with pytest.raises(CheckpointError):
             check_hub_id(name)
+        assert cli.run(["generate", "a cat", f"--model={name}", "--out=pictures"]) == 2, name
     watched = False
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "Traceback" not in told.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_path_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
