@@ -12,6 +12,7 @@ import torch
 
 from gigagan import checkpoint, dist
 from gigagan.errors import CheckpointError, GigaGANError
+from gigagan.models.frozen import HashedText
 from gigagan.training import guard, loop
 from gigagan.training.micro_batches import MicroBatch
 from gigagan.training.state import TrainState, all_finite
@@ -160,6 +161,33 @@ def test_d2_after_three_rollbacks_the_run_stops_with_a_report(tmp_path: Path) ->
     assert state is not None
     assert state.nimg == 4 * STEP
     assert (state.meta["rate"], state.meta["passed_over"]) == (0.5, 3 * 10 * STEP)
+    assert len(state.meta["rollbacks"]) == 3
+    named = (tmp_path / "trouble.jsonl").read_text().splitlines()
+    again = run(1, hopeless, str(tmp_path))[0]  # a restart knows how often it was tried
+    assert "after going back 3 times" in again
+    assert len((tmp_path / "trouble.jsonl").read_text().splitlines()) == len(named) + guard.BAD_IN_A_ROW
+
+
+def test_going_back_is_remembered_and_in_time_forgotten(tmp_path: Path) -> None:
+    state = TrainState(speck(), feature_dim=HashedText.feature_dim, device=CPU)
+
+    def trouble_at(kimg: float) -> None:
+        watch, state.nimg = guard.Guard(tmp_path), round(kimg * 1000)  # as of a process that has just started
+        assert [watch.persists(False, state, ["Loss/D/adv"]) for _ in range(guard.BAD_IN_A_ROW)][-1]
+
+    for kimg in (100.0, 500.0, 900.0):
+        trouble_at(kimg)
+    assert state.numbers()["rollbacks"] == [100, 500, 900]
+    with pytest.raises(GigaGANError, match=r"after going back 3 times \(at 100.000, 500.000, 900.000 kimg\)"):
+        trouble_at(1000.0)
+    trouble_at(1200.0)
+    assert state.rollbacks == [500, 900, 1200]
+
+    other = TrainState(speck(), feature_dim=HashedText.feature_dim, device=CPU)
+    other.load_state_dict(state.state_dict(), state.nimg, json.loads(json.dumps(state.numbers())))
+    assert other.rollbacks == state.rollbacks
+    other.load_state_dict(state.state_dict(), state.nimg, {"rate": 0.5})  # of a version that didn't know it
+    assert (other.rollbacks, other.rate) == ([], 0.5)
 
 
 @pytest.mark.slow

@@ -112,7 +112,7 @@ def _run(
         state.nimg += cfg.train.batch
         if stopping := verdict.stop:
             stop.number = stop.number or signal.SIGTERM  # another rank's
-        if guard.persists(good, state.nimg, broken):
+        if guard.persists(good, state, broken):
             _go_back(state, run_dir, saver)
             stats.forget(state.nimg)
             stream.close()
@@ -235,15 +235,16 @@ def _go_back(state: TrainState, run_dir: Path, saver: Saver) -> None:
     dist.barrier()  # what the first rank saved is there for all
     saved = checkpoint.latest_state(run_dir)
     assert saved is not None, "a run begins with a state"
-    reached = state.place
+    reached, rollbacks, halved = state.place, state.rollbacks, state.rate == 1.0
     dist.barrier()  # each has read it before the first rank saves again
     state.load_state_dict(saved.tensors, saved.nimg, saved.meta)
     state.passed_over += reached - state.place
-    state.rate = 0.5
+    state.rollbacks, state.rate = rollbacks, 0.5
     log.warning(
-        "numbers stayed other than finite: went back to %.3f kimg, passing over %d images, learning rates halved",
+        "numbers stayed other than finite: went back to %.3f kimg, passing over %d images%s",
         state.nimg / 1000,
         state.passed_over,
+        ", learning rates halved" if halved else "",
     )
     saver.save(state)  # a restart must not meet the same pictures again
     saver.finish()
