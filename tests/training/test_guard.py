@@ -57,14 +57,14 @@ def sabotage(when: dict[int, tuple[str, int, str, float]]) -> dict[str, int]:
             return generator_step(state, batch, share=share)
 
         found = hit("G", state)
-        if found is not None and found[0] == "ema":  # a weight is hit after the step's own check
-            next(iter(state.G.parameters())).data.view(-1)[0] = found[1]
-            found = None
-        return g(batch) if found is None else poison(found[0], state, batch, g, found[1])
+        return g(batch) if found is None or found[0] == "ema" else poison(found[0], state, batch, g, found[1])
 
     update_ema = TrainState.update_ema
 
     def watched(state: TrainState) -> bool:
+        found = hit("G", state)
+        if found is not None and found[0] == "ema":  # a weight is hit after the step's own check
+            next(iter(state.G.parameters())).data.view(-1)[0] = found[1]
         good = update_ema(state)
         seen["updates"] += good
         seen["not_finite"] += not all_finite([*state.G.parameters(), *state.D.parameters()])
@@ -140,6 +140,15 @@ def test_d2_a_weight_that_is_not_finite_comes_back_from_the_last_state(tmp_path:
     assert seen["meta"]["rate"] == 0.5
     assert seen["ema_not_finite"] == 0
     assert seen["nimg"] == 20 * STEP
+
+
+@pytest.mark.slow
+def test_d2_a_weight_that_is_not_finite_on_one_rank_leads_all_back(tmp_path: Path) -> None:
+    """Of a G that each rank has whole."""
+    for seen in run(2, sabotaged_run, str(tmp_path), 20, {5: ("G", 1, "ema", float("nan"))}):
+        assert seen["meta"]["passed_over"] == 10 * STEP
+        assert seen["ema_not_finite"] == 0
+        assert seen["nimg"] == 20 * STEP
 
 
 def hopeless(folder: str) -> str:
