@@ -3,6 +3,7 @@
     GigaGANError
       ConfigError        a knob is unknown, out of range or contradicts another
       DataError          a file, shard or caption can't be used
+      Outage             where data lies doesn't answer, which says nothing of the data
       CheckpointError    a model or training state is missing, damaged or of another shape
       PromptError        a prompt can't be drawn
       MissingExtra       an optional package is needed: says the pip line
@@ -21,6 +22,10 @@ class ConfigError(GigaGANError):
 
 class DataError(GigaGANError):
     """A file, shard or caption can't be used."""
+
+
+class Outage(GigaGANError):
+    """Where data lies doesn't answer, which says nothing of the data."""
 
 
 class CheckpointError(GigaGANError):

@@ -1,5 +1,6 @@
 """Rows B2 and B5 of the fault matrix, and sets far away: each sample once and in order, wherever it lies."""
 
+import errno
 import functools
 import http.server
 import json
@@ -17,10 +18,12 @@ import pytest
 import torch
 
 from gigagan.config import DataConfig
+from gigagan.data import places, sampling
 from gigagan.data.dataset import open_dataset
 from gigagan.data.index import FORMAT, write_index
 from gigagan.data.loader import batches
 from gigagan.data.shards import write_shards
+from gigagan.errors import DataError, Outage
 from tests.ranks import PROCESSES, finish
 from tests.reliability.sets import folder_set, picture, sizes
 
@@ -157,6 +160,8 @@ class Far(http.server.SimpleHTTPRequestHandler):
 
     hits: ClassVar[Counter[str]] = Counter()
     faulty = True
+    down = False
+    """Nothing is answered but errors."""
 
     def is_fault(self) -> bool:
         type(self).hits[self.path] += 1
@@ -165,6 +170,8 @@ class Far(http.server.SimpleHTTPRequestHandler):
     def do_GET(self) -> None:
         time.sleep(0.002)
         fault, path = self.is_fault(), Path(self.translate_path(self.path))
+        if self.down:
+            return self.send_error(503)
         if fault and (not path.is_file() or self.hits[self.path] % 8 == 1):
             return self.send_error(503)
         if not path.is_file():
@@ -186,7 +193,7 @@ class Far(http.server.SimpleHTTPRequestHandler):
         return None
 
     def do_HEAD(self) -> None:
-        return self.send_error(503) if self.is_fault() else super().do_HEAD()
+        return self.send_error(503) if self.is_fault() or self.down else super().do_HEAD()
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -201,6 +208,7 @@ def far(tmp_path: Path) -> Iterator[str]:
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
+    Far.down = False
 
 
 @pytest.mark.slow
@@ -224,3 +232,138 @@ def test_a_far_set_is_the_near_one(tmp_path: Path, far: str, kind: str) -> None:
         assert torch.equal(next(stream).img, next(local).img)
     stream.close()
     local.close()
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits of milliseconds in place of seconds."""
+    monkeypatch.setattr(places, "FIRST_WAIT_SEC", 0.001)
+    monkeypatch.setattr(sampling, "MAX_WAIT_SEC", 0.01)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.filterwarnings("ignore")
+def test_an_outage_is_waited_out_and_no_sample_is_passed_over(
+    tmp_path: Path, far: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    near = open_dataset(as_format("tar", tmp_path / "set", 24), resolution=8)
+    away = open_dataset(f"{far}/set", resolution=8)
+    Far.down = True
+    threading.Timer(0.5, setattr, (Far, "down", False)).start()
+    stream = batches(DataConfig(), away, resolution=8, batch=8, seed=0, start_nimg=0)
+    local = batches(DataConfig(), near, resolution=8, batch=8, seed=0, start_nimg=0)
+    for _ in range(3):
+        assert next(stream).keys == next(local).keys
+    assert stream.bad.count == 0
+    stream.close()
+    local.close()
+    told = [record.getMessage() for record in caplog.records if far in record.getMessage()]
+    assert len(told) == 1
+    assert told[0].startswith(f"training waits for its data, 5 minutes at most: {far}/set/000000.tar: can't be reached")
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.filterwarnings("ignore")
+def test_an_outage_that_lasts_ends_the_run_in_one_line(
+    tmp_path: Path, far: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "MAX_OUTAGE_SEC", 0.2)
+    away = open_dataset(f"{far}/{as_format('tar', tmp_path / 'set', 24).name}", resolution=8)
+    Far.down = True
+    stream = batches(DataConfig(), away, resolution=8, batch=8, seed=0, start_nimg=0)
+    with pytest.raises(Outage, match=r"000000.tar: can't be reached \(503.*waited 0 s") as told:
+        next(stream)
+    assert "\n" not in str(told.value)
+    assert stream.bad.seen == 0
+    stream.close()
+    monkeypatch.setattr(sampling, "MAX_OUTAGE_SEC", 300)
+    stream = batches(DataConfig(), away, resolution=8, batch=8, seed=0, start_nimg=0)
+
+    def wait() -> None:
+        with pytest.raises(Outage):
+            next(stream)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    time.sleep(0.2)
+    stream.close()  # whoever goes doesn't wait until the outage is over
+    waiting.join(20)
+    assert not waiting.is_alive()
+    with pytest.raises(Outage):  # an index without these samples would be a wrong one
+        write_index(away.source, f"{far}/set", tmp_path / "far.index")  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.filterwarnings("ignore")
+def test_a_far_file_that_is_missing_is_a_bad_sample(tmp_path: Path, far: str) -> None:
+    folder = as_format("folder", tmp_path / "set", 8)
+    away = open_dataset(f"{far}/set", resolution=8)
+    (folder / "003.png").unlink()
+    stream = batches(DataConfig(), away, resolution=8, batch=8, seed=0, start_nimg=0)
+    assert "003.png" not in next(stream).keys
+    assert stream.bad.count == 1
+    assert "003.png" in next(iter(stream.bad.names))
+    stream.close()
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.filterwarnings("ignore")
+def test_a_damaged_page_of_a_far_table_is_a_bad_sample(tmp_path: Path, far: str) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "set").mkdir()
+    file = tmp_path / "set" / "a.parquet"
+    pq.write_table(pa.table({"image": [b"x" * 9999], "text": ["x"]}), file, use_dictionary=False)
+    content = bytearray(file.read_bytes())
+    at = content.index(b"x")
+    content[at - 3 : at + 3] = b"\xff" * 6  # where Snappy says how much there is
+    file.write_bytes(content)
+    with pytest.raises(DataError, match="Corrupt snappy"):
+        open_dataset(f"{far}/set")[0]
+
+
+def test_what_a_store_says_of_a_file_is_the_files_own() -> None:
+    upath = pytest.importorskip("upath")
+
+    class Answer(Exception):
+        status = 0
+
+    def answered(status: int) -> Exception:
+        answer = Answer("told")
+        answer.status = status
+        missing = FileNotFoundError("what fsspec makes of it")
+        missing.__cause__ = answer
+        return missing
+
+    def raised(error: Exception, path: Path) -> type[Exception]:
+        def read() -> None:
+            raise error
+
+        with pytest.raises((OSError, Outage)) as told:
+            places.patiently(read, path)
+        return told.type
+
+    page, bucket = upath.UPath("http://127.0.0.1:9/x"), upath.UPath("memory://bucket/x")
+    assert [raised(answered(status), page) for status in (404, 410)] == [FileNotFoundError] * 2
+    assert [raised(answered(status), page) for status in (401, 403, 416)] == [PermissionError] * 3
+    no_such_key = FileNotFoundError("NoSuchKey")
+    no_such_key.__cause__ = Answer("what s3fs was told")
+    no_such_key.__cause__.status = None  # type: ignore[attr-defined]
+    assert raised(no_such_key, bucket) is FileNotFoundError
+    assert raised(PermissionError("AccessDenied"), bucket) is PermissionError
+    assert raised(OSError(errno.EINVAL, "InvalidRange"), bucket) is OSError
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EBUSY, "SlowDown"), TimeoutError(), ConnectionError(), FileNotFoundError("no route")]
+)
+def test_what_says_nothing_of_a_file_is_an_outage(error: OSError) -> None:
+    upath = pytest.importorskip("upath")
+    if isinstance(error, FileNotFoundError):
+        error.__cause__ = ConnectionError()
+
+    def read() -> None:
+        raise error
+
+    with pytest.raises(Outage, match="can't be reached"):
+        places.patiently(read, upath.UPath("http://127.0.0.1:9/x"))

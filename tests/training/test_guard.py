@@ -12,6 +12,7 @@ import torch
 
 from gigagan import checkpoint, dist
 from gigagan.errors import CheckpointError, GigaGANError
+from gigagan.models.frozen import HashedText
 from gigagan.training import guard, loop
 from gigagan.training.micro_batches import MicroBatch
 from gigagan.training.state import TrainState, all_finite
@@ -56,14 +57,14 @@ def sabotage(when: dict[int, tuple[str, int, str, float]]) -> dict[str, int]:
             return generator_step(state, batch, share=share)
 
         found = hit("G", state)
-        if found is not None and found[0] == "ema":  # a weight is hit after the step's own check
-            next(iter(state.G.parameters())).data.view(-1)[0] = found[1]
-            found = None
-        return g(batch) if found is None else poison(found[0], state, batch, g, found[1])
+        return g(batch) if found is None or found[0] == "ema" else poison(found[0], state, batch, g, found[1])
 
     update_ema = TrainState.update_ema
 
     def watched(state: TrainState) -> bool:
+        found = hit("G", state)
+        if found is not None and found[0] == "ema":  # a weight is hit after the step's own check
+            next(iter(state.G.parameters())).data.view(-1)[0] = found[1]
         good = update_ema(state)
         seen["updates"] += good
         seen["not_finite"] += not all_finite([*state.G.parameters(), *state.D.parameters()])
@@ -141,6 +142,15 @@ def test_d2_a_weight_that_is_not_finite_comes_back_from_the_last_state(tmp_path:
     assert seen["nimg"] == 20 * STEP
 
 
+@pytest.mark.slow
+def test_d2_a_weight_that_is_not_finite_on_one_rank_leads_all_back(tmp_path: Path) -> None:
+    """Of a G that each rank has whole."""
+    for seen in run(2, sabotaged_run, str(tmp_path), 20, {5: ("G", 1, "ema", float("nan"))}):
+        assert seen["meta"]["passed_over"] == 10 * STEP
+        assert seen["ema_not_finite"] == 0
+        assert seen["nimg"] == 20 * STEP
+
+
 def hopeless(folder: str) -> str:
     sabotage({k: ("D", 0, "loss", float("nan")) for k in range(4, 1000)})
     try:
@@ -160,6 +170,33 @@ def test_d2_after_three_rollbacks_the_run_stops_with_a_report(tmp_path: Path) ->
     assert state is not None
     assert state.nimg == 4 * STEP
     assert (state.meta["rate"], state.meta["passed_over"]) == (0.5, 3 * 10 * STEP)
+    assert len(state.meta["rollbacks"]) == 3
+    named = (tmp_path / "trouble.jsonl").read_text().splitlines()
+    again = run(1, hopeless, str(tmp_path))[0]  # a restart knows how often it was tried
+    assert "after going back 3 times" in again
+    assert len((tmp_path / "trouble.jsonl").read_text().splitlines()) == len(named) + guard.BAD_IN_A_ROW
+
+
+def test_going_back_is_remembered_and_in_time_forgotten(tmp_path: Path) -> None:
+    state = TrainState(speck(), feature_dim=HashedText.feature_dim, device=CPU)
+
+    def trouble_at(kimg: float) -> None:
+        watch, state.nimg = guard.Guard(tmp_path), round(kimg * 1000)  # as of a process that has just started
+        assert [watch.persists(False, state, ["Loss/D/adv"]) for _ in range(guard.BAD_IN_A_ROW)][-1]
+
+    for kimg in (100.0, 500.0, 900.0):
+        trouble_at(kimg)
+    assert state.numbers()["rollbacks"] == [100, 500, 900]
+    with pytest.raises(GigaGANError, match=r"after going back 3 times \(at 100.000, 500.000, 900.000 kimg\)"):
+        trouble_at(1000.0)
+    trouble_at(1200.0)
+    assert state.rollbacks == [500, 900, 1200]
+
+    other = TrainState(speck(), feature_dim=HashedText.feature_dim, device=CPU)
+    other.load_state_dict(state.state_dict(), state.nimg, json.loads(json.dumps(state.numbers())))
+    assert other.rollbacks == state.rollbacks
+    other.load_state_dict(state.state_dict(), state.nimg, {"rate": 0.5})  # of a version that didn't know it
+    assert (other.rollbacks, other.rate) == ([], 0.5)
 
 
 @pytest.mark.slow

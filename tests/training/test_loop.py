@@ -72,6 +72,49 @@ def test_a_restart_changes_nothing(tmp_path: Path) -> None:
             assert torch.equal(value, parts[component][name]), f"{component}: {name}"
 
 
+def test_the_best_model_stays_until_a_better_one_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = iter([3.0, 1.0, 2.0])
+    tick = Stats.tick
+
+    def ticked(stats: Stats, nimg: int, extra: dict[str, float]) -> dict[str, float]:
+        row = tick(stats, nimg, extra)
+        return row if nimg % 8 else row | {"Loss/G/adv": next(values)}
+
+    def best() -> tuple[float, float]:
+        provenance = checkpoint.load_model(tmp_path / "best-model").index["provenance"]
+        return provenance["kimg"], provenance["best"]
+
+    def go_on(kimg: float, by: str = "Loss/G/adv") -> None:
+        run(tmp_path, f"train.total_kimg={kimg}", f"train.best_by={by}", *often)
+
+    often = ("train.kimg_per_tick=0.008", "train.snapshot_ticks=1")
+    monkeypatch.setattr(Stats, "tick", ticked)
+    go_on(0.024)
+    assert best() == (0.016, 1.0)
+    values = iter([float("nan"), 1.5])
+    go_on(0.04)  # neither after a restart
+    assert best() == (0.016, 1.0)
+    values = iter([0.5])
+    go_on(0.048)
+    assert best() == (0.048, 0.5)
+    values = iter([0.7])
+    go_on(0.056, "-Loss/G/adv")  # another measure begins anew
+    assert best() == (0.056, 0.7)
+    values = iter([0.6, 0.8])
+    go_on(0.072, "-Loss/G/adv")
+    assert best() == (0.072, 0.8)
+    assert checkpoint.load_model(tmp_path / "model").index["provenance"]["kimg"] == 0.072
+    assert not caplog.records
+    values = iter([0.1, 0.2])
+    go_on(0.088, "Loss/G/ad")
+    assert best() == (0.072, 0.8)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1
+    assert told[0].startswith("train.best_by: a tick has no number Loss/G/ad; near it: Loss/G/adv")
+
+
 def test_smaller_micro_batches_draw_the_same_pictures(tmp_path: Path) -> None:
     """batch_gpu only splits the work (without the matching loss, whose pairs are found within a micro-batch)."""
     same = ("train.total_kimg=0.008", "loss.match_weight_D=0", "loss.match_weight_G=0", "loss.r1_share=1")

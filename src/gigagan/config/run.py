@@ -276,6 +276,8 @@ class TrainConfig(Section):
     """Newest training states kept."""
     milestone_kimg: NonNegative = 0.0
     """Besides these the first state of every so many thousand images is kept for good; 0 = none."""
+    best_by: str = ""
+    """Number of stats.jsonl by which the best snapshot is kept as best-model: the lowest, of -NAME the highest."""
     grid_prompts: tuple[str, ...] = ()
     """Prompts of the sample grid; empty = captions of the first pictures."""
 

@@ -22,7 +22,7 @@ from gigagan.config import FilterConfig
 from gigagan.data.places import place, size_of
 from gigagan.data.sources import Fault, Record, Source
 from gigagan.data.tar_source import TarSource, read_sample
-from gigagan.errors import DataError
+from gigagan.errors import DataError, Outage
 
 INDEX_SUFFIX = ".index"
 FORMAT = "gigagan-index-1"
@@ -77,6 +77,8 @@ def _looked_at(source: Source) -> Iterator[tuple[int, tuple[tuple[int, int], int
             record = source.read(row)
             with Image.open(io.BytesIO(record.image), formats=("PNG", "JPEG", "WEBP")) as image:
                 return row, (image.size, len(record.captions[0].text), record.meta)
+        except Outage:  # says nothing of the sample
+            raise
         except Exception:  # whatever a decoder makes of a damaged header; `gigagan data check` names it
             return row, None
 

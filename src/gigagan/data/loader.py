@@ -69,11 +69,11 @@ _CHECK = "run `gigagan data check` on the set"
 class Batches(Iterator[Batch]):
     """The batches, and what was skipped to get them."""
 
-    def __init__(self, lists: Any) -> None:
+    def __init__(self, lists: Any, drawn: DrawnBatches) -> None:
         self._lists = [lists]
         self.bad = BadSamples()
         # Grain's threads and processes end with this object, or before the interpreter takes itself apart.
-        self.close = weakref.finalize(self, _end, self._lists)
+        self.close = weakref.finalize(self, _end, self._lists, drawn)
 
     def __next__(self) -> Batch:
         drawn: list[Drawn] = next(self._lists[0])
@@ -99,7 +99,8 @@ def _worker_starts(number: int, count: int) -> None:
     die_with_parent()
 
 
-def _end(lists: list[Any]) -> None:
+def _end(lists: list[Any], drawn: DrawnBatches) -> None:
+    drawn.closed = True
     for one in lists:
         one.close()
     lists.clear()
@@ -142,7 +143,7 @@ def batches(
     if cfg.num_workers:
         options = grain.MultiprocessingOptions(num_workers=cfg.num_workers)
         lists = lists.mp_prefetch(options, worker_init_fn=_worker_starts)
-    return Batches(iter(lists))
+    return Batches(iter(lists), drawn)
 
 
 def _grain() -> Any:

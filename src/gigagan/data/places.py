@@ -3,6 +3,7 @@
 What fails far away is tried again, since that is common there; doing it twice changes nothing.
 """
 
+import errno
 import os
 import random
 import re
@@ -12,12 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gigagan.errors import DataError, MissingExtra
+from gigagan.errors import DataError, MissingExtra, Outage
 
 SCHEMES = ("http", "https", "s3", "gs", "gcs", "az", "abfs", "hf")
 """Others are refused: `file:` is a path without a scheme, and nothing that runs a program is read."""
 TRIES = 6
 FIRST_WAIT_SEC = 0.1
+GIVE_UP_SEC = 10.0
+"""No try begins later: where an error comes late, it comes late each time."""
+FOR_NOW = (408, 425, 429)
+"""HTTP answers of the kind that blames the asker, but that are another one later."""
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}")
 
 T = TypeVar("T")
@@ -84,7 +89,7 @@ def size_of(path: Path) -> int:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a file or folder. Raises DataError where a server doesn't say."""
+    """Whether there is a file or folder. Raises DataError where a server doesn't say, Outage where it is silent."""
     if not is_far(path):
         return path.exists()
     far: Any = path
@@ -93,7 +98,7 @@ def exists(path: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise DataError(f"{path}: can't be reached ({error}); try again later") from None
+        raise DataError(f"{path}: can't be read ({error}); check its permissions") from None
     return True
 
 
@@ -112,7 +117,7 @@ def entries(folder: Path) -> list[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise DataError(f"{folder}: can't be listed ({error}); try again later") from None
+        raise DataError(f"{folder}: can't be listed ({error}); check its permissions") from None
 
 
 def sweep(folder: Path) -> None:
@@ -143,23 +148,48 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def patiently(read: Callable[[], T], path: Path) -> T:
-    """What `read` gives; of a far file, it is tried again with growing waits. Raises OSError."""
+    """What `read` gives; of a far file, it is tried again for some seconds, with growing waits.
+
+    Raises OSError for what is wrong with the file itself: it is missing, refused or damaged. Raises Outage where it
+    is far and anything else fails.
+    """
+    end = time.monotonic() + GIVE_UP_SEC
     for number in range(TRIES):
         try:
             return read()
         except Exception as error:  # each file system has errors of its own
-            if not is_far(path) or isinstance(error, NotADirectoryError) or _is_missing(error):
+            if not is_far(path):
                 raise
-            if number == TRIES - 1:
-                raise OSError(f"{' '.join(str(error).split())[:200] or type(error).__name__}") from None
+            if (fault := _of_the_file(error, path)) is not None:
+                raise fault from None
+            if number == TRIES - 1 or time.monotonic() > end:
+                raise Outage(f"{path}: can't be reached ({_line(error)}); try again later") from None
             time.sleep(FIRST_WAIT_SEC * 2**number * random.uniform(0.5, 1.5))
     raise AssertionError
 
 
-def _is_missing(error: Exception) -> bool:
-    """Whether the file isn't there. Over HTTP fsspec says so of every failure, and what it was is the cause."""
-    cause = error.__cause__
-    return isinstance(error, FileNotFoundError) and (cause is None or getattr(cause, "status", 0) in (404, 410))
+def _of_the_file(error: Exception, path: Path) -> OSError | None:
+    """The error where it is the file's own, None where it is an outage.
+
+    Over HTTP fsspec calls every failure a missing file, and what it was is the cause.
+    """
+    cause = error.__cause__ or error
+    status = getattr(cause, "status", None)
+    if isinstance(status, int):
+        blamed = 400 <= status < 500 and status not in FOR_NOW
+        return (FileNotFoundError if status in (404, 410) else PermissionError)(_line(cause)) if blamed else None
+    if isinstance(error, ValueError):  # it was read, and makes no sense
+        return OSError(_line(error))
+    if isinstance(error, FileNotFoundError):
+        return error if cause is error or not str(path).startswith("http") else None
+    if isinstance(error, PermissionError | NotADirectoryError | IsADirectoryError):
+        return error
+    # EINVAL is what s3fs makes of a request that can't be met, such as a place behind the end.
+    return error if isinstance(error, OSError) and error.errno == errno.EINVAL else None
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _read(path: Path, offset: int, size: int) -> bytes:

@@ -3,7 +3,9 @@
 Place g is a function of (seed, g) alone: the batch size, the number of ranks or workers and restarts change nothing.
 """
 
+import logging
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +17,14 @@ from gigagan.config import DataConfig
 from gigagan.data.captions import Caption
 from gigagan.data.dataset import CaptionedImages, Sample
 from gigagan.data.draws import choose, draw
-from gigagan.errors import DataError
+from gigagan.errors import DataError, Outage
+
+log = logging.getLogger(__name__)
 
 MAX_BAD_IN_A_ROW = 100
+MAX_OUTAGE_SEC = 300.0
+"""A run waits so long for a server that doesn't answer."""
+MAX_WAIT_SEC = 10.0
 WHITE = (255, 255, 255)
 
 
@@ -51,6 +58,10 @@ class DrawnBatches(Sequence[list[Drawn]]):
         self.cfg, self.dataset, self.order = cfg, dataset, order
         self.resolution, self.batch, self.seed = resolution, batch, seed
         self.start_nimg, self.rank, self.world = start_nimg, rank, world
+        self.out_since = 0.0
+        """When the outage began that lasts still, 0 where there is none."""
+        self.closed = False
+        """Nobody takes what is read any more, so nothing is waited for."""
 
     def __len__(self) -> int:
         return sys.maxsize // (2 * self.batch)
@@ -65,13 +76,35 @@ class DrawnBatches(Sequence[list[Drawn]]):
         index, bad = int(self.order[place]), list[str]()
         while len(bad) <= MAX_BAD_IN_A_ROW:
             try:
-                sample = self.dataset[index]
+                sample = self._read(index)
                 return Drawn(*self._show(sample, place), sample.key, tuple(bad))
             except DataError as error:
                 bad.append(str(error))
                 index = (index + 1) % len(self.dataset)
         side = self.cfg.crop or self.resolution
         return Drawn(np.zeros((3, side, side), np.uint8), "", "", tuple(bad))
+
+    def _read(self, index: int) -> Sample:
+        """A sample; an outage is waited out, since passing over the pictures would change what is learned.
+
+        Raises Outage where it lasts, and soon where it has lasted: what was to be read ahead doesn't wait once more.
+        """
+        wait = 1.0
+        while True:
+            try:
+                sample = self.dataset[index]
+            except Outage as outage:
+                now = time.monotonic()
+                if not (self.out_since or self.closed):
+                    self.out_since = now
+                    log.warning("training waits for its data, %.0f minutes at most: %s", MAX_OUTAGE_SEC / 60, outage)
+                if self.closed or now - self.out_since > MAX_OUTAGE_SEC:
+                    raise Outage(f"{outage} (waited {now - self.out_since:.0f} s)") from None
+                time.sleep(min(wait, MAX_WAIT_SEC))
+                wait *= 2
+            else:
+                self.out_since = 0.0
+                return sample
 
     def _show(self, sample: Sample, place: int) -> tuple[UInt8[np.ndarray, "3 H W"], str]:
         """Draw a caption, then the background that it names, then the square that is cut out, then the mirroring."""

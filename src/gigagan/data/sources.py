@@ -199,7 +199,12 @@ class ParquetSource:
 
     def _row_group(self, number: int, group: int) -> Any:
         with self._file(number) as file:
-            return file.read_row_group(group)
+            try:
+                return file.read_row_group(group)
+            except OSError as error:
+                if type(error) is OSError and error.errno is None:  # Arrow's own, of pages that are damaged
+                    raise ValueError(str(error)) from None
+                raise
 
     def _columns(self, number: int, group: int) -> dict[str, Any]:
         table = self._tables.get((number, group))
@@ -239,5 +244,5 @@ def _lines(path: Path) -> list[str]:
     try:
         text = patiently(lambda: path.read_text(encoding="utf-8", errors="replace"), path)
     except OSError as error:
-        raise DataError(f"{path}: can't be read ({error.strerror}); check its permissions") from None
+        raise DataError(f"{path}: can't be read ({error.strerror or error}); check its permissions") from None
     return [line for line in text.split("\n") if line.strip()]

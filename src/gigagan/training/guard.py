@@ -17,12 +17,15 @@ from gigagan import dist
 from gigagan.errors import GigaGANError
 from gigagan.training.health import gradients_of, length
 from gigagan.training.sharding import is_sharded, local
+from gigagan.training.state import TrainState
 from gigagan.training.stats import spared
 
 BAD_IN_A_ROW = 10
 """So many steps left out one after the other are persistent trouble."""
 ROLLBACKS = 3
 """After so many the run stops."""
+LATELY_KIMG = 1000.0
+"""Only those count that aren't so far behind: a run that got past its trouble is healthy again."""
 
 
 class Wishes(NamedTuple):
@@ -72,11 +75,9 @@ class Guard:
         self.skipped = 0
         """Steps left out since this process started."""
         self.in_a_row = 0
-        self.rollbacks: list[float] = []
-        """Where the run went back, in kimg."""
 
-    def persists(self, good: bool, nimg: int, broken: Sequence[str]) -> bool:
-        """Take note of a step; whether the run must go back.
+    def persists(self, good: bool, state: TrainState, broken: Sequence[str]) -> bool:
+        """Take note of a step; whether the run must go back, which state.rollbacks then says.
 
         `broken` names this rank's own numbers that weren't finite. Raises GigaGANError, the report, where going back
         has been tried often enough.
@@ -84,20 +85,22 @@ class Guard:
         if good:
             self.in_a_row = 0
             return False
+        kimg = state.nimg / 1000
         self.skipped += 1
         self.in_a_row += 1
         if broken or dist.rank() == 0:
-            line = {"kimg": nimg / 1000, "rank": dist.rank(), "not_finite": list(broken) or "another rank or weights"}
+            line = {"kimg": kimg, "rank": dist.rank(), "not_finite": list(broken) or "another rank or weights"}
             with spared(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         if self.in_a_row < BAD_IN_A_ROW:
             return False
         self.in_a_row = 0
-        if len(self.rollbacks) == ROLLBACKS:
+        lately = [before for before in state.rollbacks if kimg - before < LATELY_KIMG]
+        if len(lately) >= ROLLBACKS:
             raise GigaGANError(
-                f"numbers weren't finite {BAD_IN_A_ROW} steps in a row at {nimg / 1000:.3f} kimg, after going back "
-                f"{ROLLBACKS} times (at {', '.join(f'{kimg:.3f}' for kimg in self.rollbacks)} kimg) and halving the "
+                f"numbers weren't finite {BAD_IN_A_ROW} steps in a row at {kimg:.3f} kimg, after going back "
+                f"{len(lately)} times (at {', '.join(f'{before:.3f}' for before in lately)} kimg) and halving the "
                 f"learning rates; {self.path} names them; lower optim_G.lr and optim_D.lr or look at the data"
             )
-        self.rollbacks.append(nimg / 1000)
+        state.rollbacks = [*lately, kimg]
         return True

@@ -20,15 +20,15 @@ from gigagan.data.loader import Batch, Batches, batches
 from gigagan.data.places import write_whole
 from gigagan.errors import ConfigError, GigaGANError
 from gigagan.models.frozen import TextEncoder, TextFeatures, build_text_encoder
-from gigagan.models.upsampler import Upsampler
 from gigagan.training.attempts import Attempts
 from gigagan.training.contrast import build_critics
-from gigagan.training.grids import SampleGrid, sample_grid
+from gigagan.training.grids import sample_grid
 from gigagan.training.guard import Guard, Verdict, Wishes, exchange
 from gigagan.training.health import PICTURES, alarms, examine
 from gigagan.training.micro_batches import MicroBatch, micro_batches, other_captions
 from gigagan.training.resume import check_config, restore_or_init
 from gigagan.training.saving import Saver
+from gigagan.training.snapshots import Snapshots
 from gigagan.training.state import TrainState, updating
 from gigagan.training.stats import Stats, spared
 from gigagan.training.steps import discriminator_step, generator_step, term_gradients
@@ -42,9 +42,10 @@ Values = list[dict[str, Tensor]]
 def train(cfg: RunConfig, run_dir: Path, *, device: torch.device, allow: Collection[str] = ()) -> int:
     """Train to cfg.train.total_kimg; every rank calls it. Called again with the same run_dir, it goes on.
 
-    Writes run_dir/{config.yaml, stats.jsonl, tensorboard/, checkpoints/, grids/, model/}; `model` is the newest
-    snapshot, a model directory with the running average of G (and D, to train on from). Returns the number of the
-    signal that ended it early, 0 where it is whole. `allow` names keys that may differ from those it was begun with.
+    Writes run_dir/{config.yaml, stats.jsonl, tensorboard/, checkpoints/, grids/, model/, best-model/}; `model` is the
+    newest snapshot, a model directory with the running average of G (and D, to train on from), `best-model` the best
+    one by cfg.train.best_by. Returns the number of the signal that ended it early, 0 where it is whole. `allow` names
+    keys that may differ from those it was begun with.
     """
     resolution = cfg.generator.resolution
     dataset = open_for_training(cfg.data, resolution=resolution)
@@ -90,7 +91,7 @@ def _run(
 ) -> None:
     """The steps, and what comes after each."""
     cfg = state.cfg
-    show = sample_grid(cfg, dataset, encoder)
+    snapshots = Snapshots(run_dir, state, encoder, sample_grid(cfg, dataset, encoder))
     stream = _open(state, dataset)
     saver, guard, stats = Saver(run_dir, cfg.train), Guard(run_dir), Stats(run_dir, total_kimg=cfg.train.total_kimg)
     if state.nimg == 0:  # there is always a state to go back to, and a disk that can't be written shows now
@@ -98,6 +99,7 @@ def _run(
         saver.finish()
     stats.start(state.nimg)
     batch_gpu, ticks, known_alarms, stopping = cfg.train.batch_gpu, 0, set[str](), False
+    row: dict[str, float] = {}
 
     while state.nimg < cfg.train.total_kimg * 1000 and not stopping:
         faulthandler.dump_traceback_later(cfg.train.max_sec_per_step, exit=True, file=2)  # to stderr itself
@@ -112,7 +114,7 @@ def _run(
         state.nimg += cfg.train.batch
         if stopping := verdict.stop:
             stop.number = stop.number or signal.SIGTERM  # another rank's
-        if guard.persists(good, state.nimg, broken):
+        if guard.persists(good, state, broken):
             _go_back(state, run_dir, saver)
             stats.forget(state.nimg)
             stream.close()
@@ -125,16 +127,17 @@ def _run(
                 saver.save(state)
             if ticks % cfg.train.snapshot_ticks == 0:
                 with spared(run_dir / "model"):
-                    _save_snapshot(state, encoder, run_dir, show)
+                    snapshots.save(state, row)
 
     if stats.images(state.nimg):
+        row = {}  # what is left over is too little to judge by
         stats.tick(state.nimg, _counts(stream, guard))
     saver.save(state)
     saver.finish()
     dist.barrier()  # no rank leaves before the state is whole
     # Whoever sends SIGTERM doesn't wait for pictures; and of a sharded G all ranks would have to agree to gather it.
     if not stopping or (stop.number == signal.SIGINT and not cfg.train.shard_G):
-        _save_snapshot(state, encoder, run_dir, show)
+        snapshots.save(state, row)
     stream.close()
     stats.close()
 
@@ -235,15 +238,16 @@ def _go_back(state: TrainState, run_dir: Path, saver: Saver) -> None:
     dist.barrier()  # what the first rank saved is there for all
     saved = checkpoint.latest_state(run_dir)
     assert saved is not None, "a run begins with a state"
-    reached = state.place
+    reached, rollbacks, halved = state.place, state.rollbacks, state.rate == 1.0
     dist.barrier()  # each has read it before the first rank saves again
     state.load_state_dict(saved.tensors, saved.nimg, saved.meta)
     state.passed_over += reached - state.place
-    state.rate = 0.5
+    state.rollbacks, state.rate = rollbacks, 0.5
     log.warning(
-        "numbers stayed other than finite: went back to %.3f kimg, passing over %d images, learning rates halved",
+        "numbers stayed other than finite: went back to %.3f kimg, passing over %d images%s",
         state.nimg / 1000,
         state.passed_over,
+        ", learning rates halved" if halved else "",
     )
     saver.save(state)  # a restart must not meet the same pictures again
     saver.finish()
@@ -279,27 +283,6 @@ def _set_learning_rate(state: TrainState) -> None:
         warm = min(1.0, (state.nimg + state.cfg.train.batch) / (cfg.warmup_kimg * 1000)) if cfg.warmup_kimg else 1.0
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * warm * state.rate
-
-
-def _save_snapshot(state: TrainState, encoder: TextEncoder, run_dir: Path, show: SampleGrid) -> None:
-    G_ema = state.average()
-    if dist.rank():
-        return
-    provenance = {"kimg": state.nimg / 1000, "config": state.cfg.model_dump(mode="json")}
-    upsampler, generator = (G_ema, None) if isinstance(G_ema, Upsampler) else (None, G_ema)
-    checkpoint.save_model(
-        run_dir / "model",
-        generator,
-        encoder,
-        provenance=provenance,
-        dtype=torch.float32,
-        discriminator=state.D,
-        upsampler=upsampler,
-        notice=state.notice,
-    )
-    folder = run_dir / "grids"
-    folder.mkdir(exist_ok=True)
-    show(G_ema).save(folder / f"{state.nimg:09d}.png")
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

@@ -31,6 +31,7 @@ FREE_KEYS = (
     "checkpoint_ticks",
     "keep_checkpoints",
     "milestone_kimg",
+    "best_by",
     "grid_prompts",
 )
 

@@ -41,6 +41,8 @@ class TrainState:
         self.nimg = 0
         self.passed_over = 0
         """Images of the training order left out for good, where losses weren't finite (`guard`)."""
+        self.rollbacks: list[float] = []
+        """Where the run went back lately, in kimg (`guard`)."""
         self.data = ""
         """Fingerprint of the set that it learns from."""
         self.notice = ""
@@ -69,6 +71,7 @@ class TrainState:
             self.V = VisionAidedDiscriminator(cfg.vision, image_network, feature_dim=feature_dim).to(device)
             self.opt_V = build_optimizer(self.V, cfg.optim_D, lazy=1.0)
             self.judges.append((self.V, self.opt_V))
+            self.V.requires_grad_(False)
         # R1 stays uncompiled: what torch.compile makes has no second derivative. Each of the few lengths that captions
         # are padded to is compiled by itself: shapes left open fail in torch 2.13.
         self.synthesize: Callable[..., list[Tensor]] = (
@@ -81,8 +84,6 @@ class TrainState:
         if not cfg.train.shard_G:  # gathered weights keep what they were gathered with
             self.G.requires_grad_(False)  # until `updating` says whose turn it is
         self.D.requires_grad_(False)
-        if self.V is not None:
-            self.V.requires_grad_(False)
 
     @property
     def step(self) -> int:
@@ -131,7 +132,8 @@ class TrainState:
 
     def numbers(self) -> dict[str, Any]:
         """What besides `nimg`, the tensors and the configuration is the state."""
-        return {"passed_over": self.passed_over, "rate": self.rate, "data": self.data, "notice": self.notice}
+        names = ("passed_over", "rate", "rollbacks", "data", "notice")
+        return {name: getattr(self, name) for name in names}
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Every tensor of the run, by component; with `nimg`, `numbers` and the configuration it is the whole state."""
@@ -154,6 +156,7 @@ class TrainState:
         self.nimg = nimg
         self.passed_over = int((numbers or {}).get("passed_over", 0))
         self.rate = float((numbers or {}).get("rate", 1.0))
+        self.rollbacks = [float(kimg) for kimg in (numbers or {}).get("rollbacks", ())]
         self.notice = str((numbers or {}).get("notice", ""))
 
     def _networks(self) -> dict[str, nn.Module]:
@@ -224,8 +227,7 @@ def updating(network: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[N
 def all_finite(tensors: Sequence[Tensor]) -> bool:
     """Whether every number is finite, on every rank, told from the lengths of the tensors."""
     broken = (~torch.stack(torch._foreach_norm(local(tensors))).isfinite()).sum()
-    if any(is_sharded(tensor) for tensor in tensors):
-        dist.add_up([broken])
+    dist.add_up([broken])  # shards differ, and where weights don't, one rank's memory may fail: all must decide alike
     return not bool(broken)
 
 
