@@ -23,6 +23,7 @@ from PIL import Image
 
 from gigagan.metadata import SOURCE_TYPE, read_info
 from gigagan.pipeline import Pipeline
+from tests.reliability.sets import sizes
 
 APPLE = "a 3D render of a red apple"
 GENERATIONS = "/images/generations"
@@ -221,23 +222,35 @@ def test_a_picture_is_the_same_in_any_company(client: openai.OpenAI, pipe: Pipel
     assert found == found[:6] * 4
 
 
-def test_a_request_whose_client_left_is_not_drawn(server: Any) -> None:
-    url = httpx.URL(server.url)
-    assert url.port
-    before = metric(server, "gigagan_abandoned_total"), metric(server, "gigagan_batch_pictures_sum")
+@sizes(1, 20)
+def test_g6_a_request_whose_client_left_is_not_drawn(server: Any, count: int) -> None:
+    """Six leave one after the other, of which five wait; then five who are alone, so that theirs is being drawn."""
     body = json.dumps({"prompt": "a cat", "n": 10}).encode()
     head = f"POST /v1{GENERATIONS} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-    for _ in range(6):
-        with socket.create_connection(("127.0.0.1", url.port)) as connection:
-            connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-            time.sleep(0.02)
-    deadline = time.monotonic() + 20
-    while metric(server, "gigagan_abandoned_total") < before[0] + 6:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    begun = metric(server, "gigagan_abandoned_total"), metric(server, "gigagan_batch_pictures_sum")
+    left = 0
+
+    def leave(requests: int) -> None:
+        nonlocal left
+        for _ in range(requests):
+            with socket.create_connection(("127.0.0.1", httpx.URL(server.url).port or 0)) as connection:
+                connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+                time.sleep(0.02)
+        left += requests
+        deadline = time.monotonic() + 20
+        while metric(server, "gigagan_abandoned_total") < begun[0] + left:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    for _ in range(count):
+        leave(6)
+        for _ in range(5):
+            leave(1)
+    drawn = metric(server, "gigagan_batch_pictures_sum") - begun[1]
     time.sleep(1)
     assert metric(server, "gigagan_queue_pictures") == 0
-    assert metric(server, "gigagan_batch_pictures_sum") - before[1] < 60 / 2
+    assert metric(server, "gigagan_batch_pictures_sum") - begun[1] - drawn <= 4, "more than the batch in hand"
+    assert drawn < 10 * left / 2
 
 
 def test_a_full_queue_refuses_at_once_and_loses_nothing(server: Any) -> None:

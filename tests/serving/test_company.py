@@ -6,7 +6,6 @@ import random
 import re
 import resource
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -79,31 +78,30 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def server_of_poison(poisoned: Path, launch: Any, tmp_path: Path) -> Iterator[Any]:
-    with launch(tmp_path, "-m", "gigagan", "serve", "--port", "0", "--model", str(poisoned), tracebacks=3) as server:
-        yield server
-
-
 @pytest.mark.slow
-def test_g14_values_that_are_no_numbers_are_500_and_cost_nobody_else(server_of_poison: Any) -> None:
-    server = server_of_poison
-    alone, pid = files(server, SMALL), server.worker()
+@sizes(8, 400)
+def test_g14_values_that_are_no_numbers_are_500_and_cost_nobody_else(
+    poisoned: Path, launch: Any, tmp_path: Path, count: int
+) -> None:
+    """Of each four requests one is of such values, and a stream is at the end."""
+    command = ("-m", "gigagan", "serve", "--port", "0", "--model", str(poisoned))
+    with launch(tmp_path, *command, tracebacks=count // 4 + 1) as server:
+        alone, pid = files(server, SMALL), server.worker()
 
-    def ask(number: int) -> httpx.Response:
-        return post(server, SMALL if number % 4 else SMALL | {"prompt": "poison"})
+        def ask(number: int) -> httpx.Response:
+            return post(server, SMALL if number % 4 else SMALL | {"prompt": "poison"})
 
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(ask, range(8)))
-    answers.append(post(server, SMALL | {"prompt": "poison", "stream": True}))
-    for number, answer in enumerate(answers):
-        if number % 4:
-            assert [one["b64_json"] for one in answer.json()["data"]] == alone
-        else:
-            assert (answer.status_code, answer.json()["error"]["code"]) == (500, "generation_failed")
-            assert answer.headers["x-should-retry"] == "false"
-    assert server.worker() == pid
-    assert "FloatingPointError" in server.log.read_text()
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(ask, range(count)))
+        answers.append(post(server, SMALL | {"prompt": "poison", "stream": True}))
+        for number, answer in enumerate(answers):
+            if number % 4:
+                assert [one["b64_json"] for one in answer.json()["data"]] == alone
+            else:
+                assert (answer.status_code, answer.json()["error"]["code"]) == (500, "generation_failed")
+                assert answer.headers["x-should-retry"] == "false"
+        assert server.worker() == pid
+        assert "FloatingPointError" in server.log.read_text()
 
 
 @pytest.mark.slow
