@@ -17,6 +17,7 @@ from gigagan.cli.plan import plan as command
 from gigagan.cost import measure
 from gigagan.data.features import CaptionFeatures
 from gigagan.data.loader import Batch
+from gigagan.errors import ConfigError
 from gigagan.models.frozen import HashedText
 from gigagan.plan import DEVICES, memory_of, plan
 from gigagan.training.micro_batches import micro_batches
@@ -125,6 +126,16 @@ def test_sums_are_those_of_the_parts() -> None:
     assert found.checkpoint_bytes == 4 * (2 * G + D) + 8 * (G + D)
 
 
+def test_a_device_holds_no_more_than_its_share_of_the_batch() -> None:
+    given: Any = {"gpu": "h100", "utilization": 0.25, "images": 1e9, "price": 2.0, "image_bytes": 1e5}
+    cfg = config.load("paper-t2i64", ["train.batch=512", "train.batch_gpu=16", "loss.r1_gamma=0"])
+    few, many = (plan(cfg, gpus=gpus, **given) for gpus in (32, 128))
+    assert (few.at_once, many.at_once) == (16, 4)
+    assert many.memory["ddp"].activations < 0.5 * few.memory["ddp"].activations
+    with pytest.raises(ConfigError, match=r"train\.batch is 512, but there are 100 GPUs"):
+        plan(cfg, gpus=100, **given)
+
+
 def test_recomputation_trades_memory_for_work() -> None:
     given: Any = {"gpus": 8, "gpu": "h100", "utilization": 0.25, "images": 1e9, "price": 2.0, "image_bytes": 1e5}
     kept, again = (
@@ -139,6 +150,7 @@ def test_the_command_says_what_doesnt_fit() -> None:
     run = CliRunner().invoke(command, ["paper-t2i64", "--gpu", "rtx4090", "--gpus", "16"])
     assert run.exit_code == 0
     assert "does not fit" in run.output
+    assert run.output.splitlines()[-1].split(None, 2)[2].startswith("the text encoder, the vision-aided")
     told = json.loads(CliRunner().invoke(command, ["tiny", "--json"]).output)
     assert told["fits"] == {"ddp": True, "fsdp": True}
     wrong = CliRunner().invoke(command, ["tiny", "--gpu", "abacus"])

@@ -9,6 +9,7 @@ from typing import Any
 
 from gigagan.config import RunConfig
 from gigagan.cost import Cost, measure
+from gigagan.errors import ConfigError
 
 FLOAT32_BYTES = 4
 R1_COPIES = 3
@@ -57,6 +58,8 @@ class Plan:
 
     gpus: int
     gpu: str
+    at_once: int
+    """Images that a device has in memory: train.batch_gpu, or its share of the batch where that is smaller."""
     memory: dict[str, Memory]
     """Under `ddp`, and under `fsdp` (train.shard_G)."""
     fits: dict[str, bool]
@@ -77,7 +80,14 @@ class Plan:
 def plan(
     cfg: RunConfig, *, gpus: int, gpu: str, utilization: float, images: float, price: float, image_bytes: float
 ) -> Plan:
-    """Of a run of `images` real images on `gpus` devices at a price an hour, with stored pictures of `image_bytes`."""
+    """Of a run of `images` real images on `gpus` devices at a price an hour, with stored pictures of `image_bytes`.
+
+    Raises ConfigError where the devices don't divide the batch, which no run could begin with.
+    """
+    if cfg.train.batch % gpus:
+        raise ConfigError(f"train.batch is {cfg.train.batch}, but there are {gpus} GPUs; use a multiple of that")
+    at_once = min(cfg.train.batch_gpu, cfg.train.batch // gpus)
+    cfg = cfg.model_copy(update={"train": cfg.train.model_copy(update={"batch_gpu": at_once})})
     cost, device = measure(cfg), DEVICES[gpu]
     memory = {"ddp": memory_of(cfg, cost, ranks=1), "fsdp": memory_of(cfg, cost, ranks=gpus)}
     peak = device.bfloat16_tflops if cfg.train.dtype == "bfloat16" else device.float32_tflops
@@ -88,6 +98,7 @@ def plan(
     return Plan(
         gpus=gpus,
         gpu=gpu,
+        at_once=at_once,
         memory=memory,
         fits={name: one.total < device.memory_gb * 1e9 for name, one in memory.items()},
         flops_an_image=cost.step.total,
@@ -98,6 +109,13 @@ def plan(
         data_bytes_a_second=rate * image_bytes,
         checkpoint_bytes=FLOAT32_BYTES * (2 * G + D + 2 * (G + D)),
     )
+
+
+def left_out(cfg: RunConfig) -> list[str]:
+    """What a run of this configuration also computes and holds, and no figure here counts: networks that are given."""
+    terms = {"the vision-aided discriminator": cfg.loss.vision_weight, "the CLIP loss": cfg.loss.clip_weight}
+    terms |= {"the perceptual loss": cfg.loss.perceptual_weight}
+    return ["the text encoder", *(name for name, weight in terms.items() if weight)]
 
 
 def memory_of(cfg: RunConfig, cost: Cost, *, ranks: int) -> Memory:

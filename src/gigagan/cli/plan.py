@@ -35,7 +35,7 @@ def plan(
 
     from gigagan import config
     from gigagan.errors import ConfigError
-    from gigagan.plan import DEVICES
+    from gigagan.plan import DEVICES, left_out
     from gigagan.plan import plan as compute
 
     if gpu not in DEVICES:
@@ -48,9 +48,7 @@ def plan(
     if as_json:
         print(json.dumps(found.to_dict(), indent=2))
         return
-    print(
-        f"{preset}: {cfg.generator.resolution} px, {cfg.train.dtype}, {gpus} x {gpu}, {cfg.train.batch_gpu} at once\n"
-    )
+    print(f"{preset}: {cfg.generator.resolution} px, {cfg.train.dtype}, {gpus} x {gpu}, {found.at_once} at once\n")
     print(f"{'memory of a GPU, GB':24}{'weights':>10}{'gradients':>11}{'Adam':>8}{'activations':>13}{'all':>9}")
     for name, title in (("ddp", "DDP"), ("fsdp", "FSDP2 (train.shard_G)")):
         memory = found.memory[name]
@@ -63,3 +61,4 @@ def plan(
     print(f"price                {found.cost:,.0f} at {price:g} an hour")
     print(f"data                 {found.data_bytes_a_second / 1e6:,.0f} MB a second")
     print(f"a training state     {found.checkpoint_bytes / 1e9:,.1f} GB")
+    print(f"not counted          {', '.join(left_out(cfg))}")
