@@ -96,6 +96,7 @@ def test_a_blind_a_sure_and_a_steep_discriminator_sound() -> None:
     assert health.alarms(healthy, 100) == []
     assert "it has learned nothing" in health.alarms(healthy | {"Health/real_gap": 0.001}, 100)[0]
     assert "it has won" in health.alarms(healthy | {"Loss/D/adv": 0.001}, 100)[0]
+    assert "it has won" in health.alarms(healthy | {"Health/real_gap": 42.0}, 100)[0]
     assert "raise loss.r1_gamma" in health.alarms(healthy | {"Loss/D/r1": 1e6}, 100)[0]
 
 

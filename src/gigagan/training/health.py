@@ -31,6 +31,8 @@ BLIND = 0.02
 """D tells real pictures from generated ones by less than this."""
 WON = 0.005
 """D's loss is below this: it is so sure that G gets no gradient from it."""
+SURE = 20.0
+"""D tells real pictures from generated ones by more than this; 0.5 to 5 is healthy."""
 STEEP = 1e5
 """R1's squared gradient of D at real pictures is above this."""
 COLLAPSED = 0.01
@@ -83,6 +85,8 @@ def alarms(row: dict[str, float], kimg: float) -> list[str]:
     real_gap = row.get("Health/real_gap")
     if real_gap is not None and real_gap < BLIND:
         found.append(f"D tells real pictures from generated ones by {real_gap:.3f}: it has learned nothing")
+    if real_gap is not None and real_gap > SURE:
+        found.append(f"D tells real pictures from generated ones by {real_gap:.1f}: it has won, lower optim_D.lr")
     if row.get("Loss/D/adv", 1.0) < WON:
         found.append(f"D's loss is {row['Loss/D/adv']:.4f}: it has won, and G learns nothing from it")
     if row.get("Loss/D/r1", 0.0) > STEEP:
