@@ -29,7 +29,6 @@ USERS = 10
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(600),
-    pytest.mark.xdist_group("studio"),
     pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt install chromium)"),
     # The browser's own processes are closed when it is, not when Python counts.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -85,7 +84,7 @@ class Visit:
         self.page.locator(f"#{box} textarea, #{box} input").first.fill(text)
 
     def wait(self, script: str) -> None:
-        self.page.wait_for_function(script, timeout=60_000)
+        self.page.wait_for_function(script, timeout=120_000)
 
     def told(self, message: str) -> None:
         self.page.locator(".toast-wrap", has_text=message).wait_for(timeout=30_000)
