@@ -66,7 +66,8 @@ class Run:
 
     def starts(self) -> list[int]:
         """How far each start got, in images."""
-        return [int(line) for line in self.attempts.read_text().split()] if self.attempts.exists() else []
+        lines = self.attempts.read_text().splitlines() if self.attempts.exists() else []
+        return [int(line.split()[-1]) for line in lines]
 
     def until(self, condition: Callable[[], Any], *, seconds: float = 90) -> float:
         """Wait for it; the seconds that took."""
