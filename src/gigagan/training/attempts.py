@@ -11,7 +11,7 @@ from gigagan.errors import GigaGANError
 
 CRASHES = 3
 STANDSTILLS = 10
-"""So many starts in a row from one state, none of which came to the next: bad luck may do that too, but not for ever."""
+"""So many starts in a row from one state, none of which came to the next: no bad luck either."""
 WIDTH = 20
 """Digits of a number of images."""
 
