@@ -292,6 +292,10 @@ class Pipeline:
             return given
         return check_prompts([] if prompt is None else prompt)
 
+    def read(self, prompt: str) -> None:
+        """Encode a prompt ahead of `latents`, which then finds it. Raises PromptError where it can't be read."""
+        self._encode(prompt)
+
     def info(self, prompt: str, seed: int, psi: float, resolution: int) -> PictureInfo:
         """What a picture's file shall say of it."""
         dtype = str(self.dtype).removeprefix("torch.")

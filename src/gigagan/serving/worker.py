@@ -62,14 +62,11 @@ def _answer(pipe: Pipeline, items: Sequence[Item]) -> list[Answer]:
     answers: dict[int, Answer] = {}
     small: dict[int, Latents] = {}
     large: dict[int, Latents] = {}
-    for n, item in enumerate(items):
-        try:
-            point = _points(pipe, item)
-        except _Refused as refused:
-            answers[n] = refused.answer
-            continue
+    for n, point in _points(pipe, items).items():
+        if isinstance(point, Answer):
+            answers[n] = point
         # The upsampler costs many times the generator: it draws for those alone who asked for its size.
-        if point.enlarged is not None and max(item.resolutions) > pipe.generator.cfg.resolution:
+        elif point.enlarged is not None and max(items[n].resolutions) > pipe.generator.cfg.resolution:
             large[n] = point
         else:
             small[n] = point.base
@@ -97,23 +94,41 @@ def _drawn(pipe: Pipeline, items: Sequence[Item], group: dict[int, Latents]) -> 
     return answers
 
 
-def _points(pipe: Pipeline, item: Item) -> Latents:
-    """One point, or those of a loop that leads from the seed through the next two and back. Raises _Refused."""
-    with _reading("prompt"):
-        (prompt,) = pipe.check(item.prompt)
-        if item.frames > 1:
+def _points(pipe: Pipeline, items: Sequence[Item]) -> dict[int, Latents | Answer]:
+    """The point of each, several of a loop; or why there is none."""
+    found: dict[int, Latents | Answer] = {}
+    plain: dict[float, dict[int, str]] = {}
+    for n, item in enumerate(items):
+        try:
+            with _reading("prompt"):
+                (prompt,) = pipe.check(item.prompt)
+                pipe.read(prompt)
+            if item.frames == 1 and not item.fine_prompt:
+                plain.setdefault(item.psi, {})[n] = prompt
+            else:
+                found[n] = _edited(pipe, item, prompt)
+        except _Refused as refused:
+            found[n] = refused.answer
+    # The mapping runs a whole micro-batch anyway, so those of one psi come together.
+    for psi, prompts in plain.items():
+        together = pipe.latents(list(prompts.values()), pipe.z(items[n].seed for n in prompts), psi)
+        found |= {n: together[k : k + 1] for k, n in enumerate(prompts)}
+    return found
+
+
+def _edited(pipe: Pipeline, item: Item, prompt: str) -> Latents:
+    """A mix, or a loop that leads from the seed through the next two and back. Raises _Refused."""
+    if item.frames > 1:
+        with _reading("prompt"):
             # Three keys: a way there and back the same way would show its pictures twice.
             keys = [Key(prompt, (item.seed + n) % (MAX_SEED + 1)) for n in range(LOOP_KEYS)]
             places = [divmod(LOOP_KEYS * n, item.frames) for n in range(item.frames)]
             way = [Moment(keys[k], keys[(k + 1) % LOOP_KEYS], rest / item.frames) for k, rest in places]
             return points(pipe, way, item.psi)
-        z = pipe.z([item.seed])
-        point = pipe.latents([prompt], z, item.psi)
-    if item.fine_prompt:
-        with _reading("mix.prompt"):
-            (fine,) = pipe.check(item.fine_prompt)
-            point = mix(point, pipe.latents([fine], z, item.psi), item.layer)
-    return point
+    z = pipe.z([item.seed])
+    with _reading("mix.prompt"):
+        (fine,) = pipe.check(item.fine_prompt)
+        return mix(pipe.latents([prompt], z, item.psi), pipe.latents([fine], z, item.psi), item.layer)
 
 
 def facts(pipe: Pipeline) -> Facts:
