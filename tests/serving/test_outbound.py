@@ -85,10 +85,11 @@ def test_g11_no_connection_goes_out(launch: Any, tmp_path: Path, bait: str) -> N
             for url in urls:
                 ask(client, url)
     deadline = time.monotonic() + 10  # strace ends after the server
-    while f"{server.process.pid} +++ exited with 0" not in trace.read_text():
-        assert time.monotonic() < deadline
+    while not re.search(rf"^{server.process.pid} +\+\+\+ exited with 0", trace.read_text(), re.MULTILINE):
+        assert time.monotonic() < deadline, trace.read_text()[-500:]
         time.sleep(0.1)
-    assert f"{worker} +++ killed" in trace.read_text(), "the worker was followed"
+    # The number is padded to five places.
+    assert re.search(rf"^{worker} +\+\+\+ killed", trace.read_text(), re.MULTILINE), "the worker was followed"
     connected = [found[0] for line in trace.read_text().splitlines() if (found := OUT.search(line))]
     assert len(connected) == 1, connected
     assert "sin_port=htons(9)" in connected[0]
