@@ -56,7 +56,7 @@ def test_a_weight_may_be_a_schedule() -> None:
     assert set(Weights._fields) == {
         name.removesuffix("_weight").replace("_weight_", "_")
         for name, field in LossConfig.model_fields.items()
-        if "Schedule" in str(field.annotation) or "tuple[tuple" in str(field.annotation)
+        if "points" in str(field.annotation)
     }
 
 
@@ -99,6 +99,9 @@ def test_a_list_is_given_as_yaml() -> None:
         ("trian.batch=64", "trian: no such key; did you mean train?"),
         ("optim_G.lr=-1", "optim_G.lr: Input should be greater than 0 (got -1)"),
         ("optim_G.lr=fast", "optim_G.lr: Input should be a valid number"),
+        ("optim_G.lr=[[0, -1]]", "optim_G.lr.0.1: Input should be greater than or equal to 0 (got -1)"),
+        ("optim_G.lr=[[9, 1], [2, 1]]", "optim_G: lr has the kimg [9.0, 2.0]; give [kimg, value] points with rising"),
+        ("loss.clip_weight=much", "loss.clip_weight: Input should be a valid number"),
         ("generator.resolution=96", "generator.resolution: 96 isn't a power of two of at least 4; use 32, 64 or 128"),
         ("generator.blocks=[1, 1]", "generator: blocks has 2 numbers but 64 px has the 5 sides 4, 8, 16, 32, 64"),
         ("discriminator.blocks=[1]", "discriminator.blocks has 1 numbers"),
@@ -150,6 +153,11 @@ def test_a_file_that_is_no_tree_is_refused(tmp_path: Path, text: str, message: s
         config.load(str(file))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_words_of_another_style_are_for_base_models() -> None:
+    with pytest.raises(ConfigError, match=r"data\.restyled_prob is for base models, but this is an upsampler"):
+        config.load("tiny-up", ["data.restyled_prob=0.5"])
 
 
 def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:

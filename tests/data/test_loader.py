@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from gigagan.config import DataConfig
-from gigagan.data.captions import COLORS
+from gigagan.data.captions import COLORS, TEMPLATES
 from gigagan.data.dataset import CaptionedImages, open_dataset
 from gigagan.data.loader import BadSamples, Batch, batches
 from gigagan.data.sampling import Drawn, composite
@@ -106,6 +106,40 @@ def test_shares_of_captions(dataset: CaptionedImages) -> None:
         assert {kinds[text] for text in take(dataset, 1, cfg=cfg, batch=24)[0].captions} == {kind}
 
 
+def test_words_of_another_style_are_of_the_same_thing(dataset: CaptionedImages) -> None:
+    by_key = {dataset.key(i): dataset[i] for i in range(len(dataset))}
+    cfg = DataConfig(restyled_prob=1.0, background_prob=0.2, styleless_prob=0.2)
+    batch = take(dataset, 1, cfg=cfg, batch=240)[0]
+    assert batch.words is not None
+    seen = set()
+    for key, text, words in zip(batch.keys, batch.captions, batch.words, strict=True):
+        sample = by_key[key]
+        caption = next(one for one in sample.captions if one.text == text)
+        if caption.background or not caption.styled:
+            assert words == text
+            continue
+        style = next(s for s, all_ in TEMPLATES.items() if words in [t.format(X=sample.meta["noun"]) for t in all_])
+        assert style != sample.meta["style"]
+        seen.add(style)
+    assert seen == set(TEMPLATES), "every style gets its turn"
+
+
+def test_words_of_another_style_have_a_share_and_none_unless_asked(dataset: CaptionedImages) -> None:
+    cfg = DataConfig(restyled_prob=0.3, background_prob=0.0, styleless_prob=0.0)
+    batch = take(dataset, 1, cfg=cfg, batch=1200)[0]
+    assert batch.words is not None
+    changed = [words != text for words, text in zip(batch.words, batch.captions, strict=True)]
+    assert sum(changed) / 1200 == pytest.approx(0.3, abs=0.05)
+    assert take(dataset, 1)[0].words is None
+
+
+def test_words_of_another_style_need_styles(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a cat"}')
+    with pytest.raises(DataError, match=r"data\.restyled_prob needs a noun and a style"):
+        take(open_dataset(tmp_path, resolution=8), 20, cfg=DataConfig(restyled_prob=1.0))
+
+
 def test_the_background_is_the_color_that_the_caption_names(dataset: CaptionedImages) -> None:
     batch = take(dataset, 1, cfg=DataConfig(background_prob=1.0), batch=24)[0]
     for img, caption in zip(batch.img, batch.captions, strict=True):
@@ -171,7 +205,7 @@ def test_more_than_a_hundred_in_a_row_stop_the_run(tmp_path: Path) -> None:
 
 
 def _drawn(key: str, bad: int = 0) -> Drawn:
-    return Drawn(np.zeros((3, 1, 1), np.uint8), "x", key, ("x: broken",) * bad)
+    return Drawn(np.zeros((3, 1, 1), np.uint8), "x", "x", key, ("x: broken",) * bad)
 
 
 def test_thresholds() -> None:

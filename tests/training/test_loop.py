@@ -61,6 +61,19 @@ def test_a_record_that_can_not_be_written_costs_the_record_alone(
     assert f"{tmp_path / 'model'}: not written (File exists)" in caplog.text
 
 
+def test_stages_are_schedules(tmp_path: Path) -> None:
+    """First the pairs alone, then the game: D rests in the first, and a restart between them changes nothing."""
+    stages = ("loss.adv_weight=[[0.2, 0], [0.2001, 1]]", "loss.paired_l1_weight=1", "optim_G.lr=[[0, 0.01], [1, 0]]")
+    run(tmp_path, *stages, "train.total_kimg=0.008")
+    first = tensors(tmp_path)["D"]
+    run(tmp_path, *stages, "train.total_kimg=0.2")
+    assert all(torch.equal(value, first[name]) for name, value in tensors(tmp_path)["D"].items())
+    run(tmp_path, *stages, "train.total_kimg=0.4")
+    assert not all(torch.equal(value, first[name]) for name, value in tensors(tmp_path)["D"].items())
+    rows = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
+    assert ["Loss/D/adv" in row for row in rows if row["Progress/kimg"] in (0.2, 0.4)] == [False, True]
+
+
 def test_a_restart_changes_nothing(tmp_path: Path) -> None:
     run(tmp_path / "whole", "train.total_kimg=0.4")
     run(tmp_path / "parts", "train.total_kimg=0.2")
@@ -277,8 +290,8 @@ def test_missing_data_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_learning_rate_warms_up() -> None:
-    cfg = config.load("tiny", (*SHORT, "optim_G.warmup_kimg=0.08"))
+def test_learning_rate_follows_its_schedule() -> None:
+    cfg = config.load("tiny", (*SHORT, "optim_G.lr=[[0, 0], [0.08, 0.0025]]"))
     state = TrainState(cfg, feature_dim=32, device=CPU)
     rates = []
     for _ in range(12):

@@ -24,6 +24,7 @@ from gigagan.config.run import (
     TrainConfig,
     Weights,
 )
+from gigagan.config.schedule import value_at
 
 __all__ = [
     "AttentionConfig",
@@ -46,4 +47,5 @@ __all__ = [
     "load",
     "preset_names",
     "to_yaml",
+    "value_at",
 ]

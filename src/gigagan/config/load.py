@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from gigagan.config.run import NETWORKS, RunConfig, kind_of
+from gigagan.config.schedule import NUMBER, POINTS
 from gigagan.errors import ConfigError
 
 
@@ -118,7 +119,7 @@ def _did_you_mean(word: str, known: list[str], prefix: str = "") -> str:
 
 
 def _message(fault: dict[str, Any]) -> str:
-    where = ".".join(str(part) for part in fault["loc"] if part not in NETWORKS)
+    where = ".".join(str(part) for part in fault["loc"] if part not in (*NETWORKS, NUMBER, POINTS))
     reason = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error":
         return f"{where}: {reason}" if where else reason

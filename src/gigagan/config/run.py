@@ -19,10 +19,7 @@ from gigagan.config.networks import (
     VisionConfig,
     check_levels,
 )
-
-Point = tuple[NonNegative, NonNegative]
-Schedule = NonNegative | tuple[Point, ...]
-"""A weight: a number, or points [kimg, value], straight between them and level before the first and after the last."""
+from gigagan.config.schedule import Rate, Schedule, check_points, value_at
 
 NETWORKS: dict[str, type[GeneratorConfig] | type[UpsamplerConfig]] = {
     "base": GeneratorConfig,
@@ -70,6 +67,9 @@ class DataConfig(Section):
     """Precomputed caption features (`gigagan data encode`); empty = captions are encoded as they come."""
     styleless_prob: float = Field(0.2, ge=0, le=1)
     """Share of drawn captions that name no style, where the data set has both kinds."""
+    restyled_prob: float = Field(0.0, ge=0, le=1)
+    """Share of pictures whose words, for G's attention and its 4 px layers, say another style than the caption, which
+    the style vector w of the finer layers keeps: so w tells styles, and edits in w change them. For the emoji set."""
     background_prob: float = Field(0.1, ge=0, le=1)
     """Share of pictures with alpha drawn on a coloured background that the caption names."""
     flip_prob: float = Field(0.0, ge=0, le=1)
@@ -161,35 +161,22 @@ class LossConfig(Section):
     @model_validator(mode="after")
     def _ascending(self) -> "LossConfig":
         for name in type(self).model_fields:
-            value = getattr(self, name)
-            if not isinstance(value, tuple) or name == "level_weights":
-                continue
-            kimgs = [kimg for kimg, _ in value]
-            if not kimgs or kimgs != sorted(set(kimgs)):
-                raise ValueError(f"loss.{name} has the kimg {kimgs}; give [kimg, value] points with rising kimg")
+            if name != "level_weights":
+                check_points(f"loss.{name}", getattr(self, name))
         return self
 
     def at(self, kimg: float) -> Weights:
         """The weights after so many thousand images."""
         return Weights(
-            adv=_value(self.adv_weight, kimg),
-            match_D=_value(self.match_weight_D, kimg),
-            match_G=_value(self.match_weight_G, kimg),
-            r1_gamma=_value(self.r1_gamma, kimg),
-            vision=_value(self.vision_weight, kimg),
-            clip=_value(self.clip_weight, kimg),
-            paired_l1=_value(self.paired_l1_weight, kimg),
-            perceptual=_value(self.perceptual_weight, kimg),
+            adv=value_at(self.adv_weight, kimg),
+            match_D=value_at(self.match_weight_D, kimg),
+            match_G=value_at(self.match_weight_G, kimg),
+            r1_gamma=value_at(self.r1_gamma, kimg),
+            vision=value_at(self.vision_weight, kimg),
+            clip=value_at(self.clip_weight, kimg),
+            paired_l1=value_at(self.paired_l1_weight, kimg),
+            perceptual=value_at(self.perceptual_weight, kimg),
         )
-
-
-def _value(schedule: Schedule, kimg: float) -> float:
-    """Of a schedule at a moment."""
-    if not isinstance(schedule, tuple):
-        return schedule
-    (before, low), *_ = [point for point in schedule if point[0] <= kimg][-1:] or schedule[:1]
-    (after, high), *_ = [point for point in schedule if point[0] > kimg][:1] or schedule[-1:]
-    return low if after <= before else low + (high - low) * max(0.0, kimg - before) / (after - before)
 
 
 class AugmentConfig(Section):
@@ -223,8 +210,8 @@ class DegradeConfig(Section):
 class OptimizerConfig(Section):
     """AdamW (paper 6)."""
 
-    lr: Positive = 0.0025
-    """Learning rate."""
+    lr: Rate = 0.0025
+    """Learning rate; may be a schedule as the weights of the losses: a warm-up, or stages."""
     text_lr_multiplier: Positive = 1.0
     """Factor on the rate of the learned text layers."""
     beta1: float = Field(0.0, ge=0, lt=1)
@@ -235,8 +222,11 @@ class OptimizerConfig(Section):
     """Decay of every weight but those of attention."""
     attention_weight_decay: NonNegative = 0.01
     """Decay of attention weights."""
-    warmup_kimg: NonNegative = 0.0
-    """The rate rises linearly over this many thousand images."""
+
+    @model_validator(mode="after")
+    def _ascending(self) -> "OptimizerConfig":
+        check_points("lr", self.lr)
+        return self
 
 
 class TrainConfig(Section):
@@ -318,7 +308,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
         G, levels = self.generator, self.judged_levels
-        self._check_sides()
+        self._check_kind()
         judged = self.judged_side
         check_levels(
             judged,
@@ -354,8 +344,8 @@ class RunConfig(Section):
             )
         return self
 
-    def _check_sides(self) -> None:
-        """That what is cut out of pictures can be."""
+    def _check_kind(self) -> None:
+        """That the data suits the kind of network, and what is cut out of pictures can be."""
         G, crop, window = self.generator, self.data.crop, self.discriminator.window
         if isinstance(G, GeneratorConfig):
             if crop or window or self.degrade != DegradeConfig():
@@ -364,6 +354,8 @@ class RunConfig(Section):
                     "leave them out"
                 )
             return
+        if self.data.restyled_prob:
+            raise ValueError("data.restyled_prob is for base models, but this is an upsampler; set it to 0")
         if crop and (crop & (crop - 1) or not G.factor * 2**UPSAMPLER_DOWNS <= crop <= G.resolution):
             raise ValueError(
                 f"data.crop is {crop}; expected a power of two from {G.factor * 2**UPSAMPLER_DOWNS} to {G.resolution}"

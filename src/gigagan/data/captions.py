@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from gigagan.data.draws import draw
+from gigagan.data.draws import choose, draw
 
 COLORS = {
     "red": (214, 58, 52),
@@ -75,6 +75,14 @@ def captions(X: str, concept: str, style: str, *, seed: int) -> list[Caption]:
         Caption(f"{texts[0]} on {_article(first)} {first} background", background=COLORS[first]),
         Caption(f"{texts[2]} on {_article(second)} {second} background", background=COLORS[second]),
     ]
+
+
+def restyled(X: str, style: str, *, seed: tuple[object, ...]) -> str:
+    """A caption of X in another style, drawn by the seed. Raises KeyError where `style` isn't one of the set's."""
+    others = [text for name, texts in TEMPLATES.items() if name != style for text in texts]
+    if style not in TEMPLATES:
+        raise KeyError(style)
+    return others[choose(len(others), *seed, "restyled")].format(X=X)
 
 
 def _words(text: str) -> frozenset[str]:

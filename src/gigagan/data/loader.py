@@ -31,6 +31,8 @@ class Batch:
     img: UInt8[Tensor, "B 3 H W"]
     captions: list[str]
     keys: list[str]
+    words: list[str] | None = None
+    """What G's attention reads in place of the captions."""
 
 
 @dataclass
@@ -80,7 +82,8 @@ class Batches(Iterator[Batch]):
         for one in drawn:
             self.bad.add(one)
         img = torch.from_numpy(np.stack([one.image for one in drawn]))
-        return Batch(img, [one.caption for one in drawn], [one.key for one in drawn])
+        captions, words = [one.caption for one in drawn], [one.words for one in drawn]
+        return Batch(img, captions, [one.key for one in drawn], None if words == captions else words)
 
 
 def _order(grain: Any, dataset: CaptionedImages, seed: int) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from gigagan.config import DataConfig
-from gigagan.data.captions import Caption
+from gigagan.data.captions import Caption, restyled
 from gigagan.data.dataset import CaptionedImages, Sample
 from gigagan.data.draws import choose, draw
 from gigagan.errors import DataError, Outage
@@ -34,6 +34,8 @@ class Drawn:
 
     image: UInt8[np.ndarray, "3 H W"]
     caption: str
+    words: str
+    """What G's attention reads, where that is something else than the caption."""
     key: str
     bad: tuple[str, ...]
     """What was found unusable on the way here, each with its reason."""
@@ -82,7 +84,7 @@ class DrawnBatches(Sequence[list[Drawn]]):
                 bad.append(str(error))
                 index = (index + 1) % len(self.dataset)
         side = self.cfg.crop or self.resolution
-        return Drawn(np.zeros((3, side, side), np.uint8), "", "", tuple(bad))
+        return Drawn(np.zeros((3, side, side), np.uint8), "", "", "", tuple(bad))
 
     def _read(self, index: int) -> Sample:
         """A sample; an outage is waited out, since passing over the pictures would change what is learned.
@@ -106,7 +108,7 @@ class DrawnBatches(Sequence[list[Drawn]]):
                 self.out_since = 0.0
                 return sample
 
-    def _show(self, sample: Sample, place: int) -> tuple[UInt8[np.ndarray, "3 H W"], str]:
+    def _show(self, sample: Sample, place: int) -> tuple[UInt8[np.ndarray, "3 H W"], str, str]:
         """Draw a caption, then the background that it names, then the square that is cut out, then the mirroring."""
         cfg, name = self.cfg, (self.seed, place)
         transparent = sample.image.shape[2] == 4
@@ -125,7 +127,18 @@ class DrawnBatches(Sequence[list[Drawn]]):
             image = self._cut(image, sample.key, *name)
         if draw(*name, "flip") < cfg.flip_prob:
             image = image[:, ::-1]
-        return np.ascontiguousarray(image.transpose(2, 0, 1)), caption.text
+        words = caption.text
+        if caption.styled and caption.background is None and draw(*name, "restyle") < cfg.restyled_prob:
+            words = self._restyled(sample, *name)
+        return np.ascontiguousarray(image.transpose(2, 0, 1)), caption.text, words
+
+    def _restyled(self, sample: Sample, *name: object) -> str:
+        try:
+            return restyled(sample.meta["noun"], sample.meta["style"], seed=name)
+        except KeyError:
+            raise DataError(
+                f"{sample.key}: data.restyled_prob needs a noun and a style of the emoji set; set it to 0"
+            ) from None
 
     def _cut(self, image: UInt8[np.ndarray, "H W 3"], key: str, *name: object) -> UInt8[np.ndarray, "h w 3"]:
         """Of two squares at random places the one with more in it: many pictures are empty at their corners."""

@@ -207,10 +207,14 @@ class Generator(TextToStyle):
         return self.synthesize(w, condition, dtype=dtype)
 
     def synthesize(
-        self, w: Float[Tensor, "B S"], condition: TextCondition, dtype: torch.dtype = torch.float32
+        self,
+        w: Float[Tensor, "B S"] | Float[Tensor, "B L S"],
+        condition: TextCondition,
+        dtype: torch.dtype = torch.float32,
     ) -> list[Tensor]:
-        """The pyramid of one style and prompt used at every layer."""
-        parts = (w, condition.t_local, condition.mask)
-        ws, t_local, mask = (x[:, None].expand(-1, self.num_ws, *x.shape[1:]) for x in parts)
+        """The pyramid of one prompt used at every layer, and one style or one for each layer."""
+        ws = w if w.ndim == 3 else w[:, None].expand(-1, self.num_ws, -1)
+        parts = (condition.t_local, condition.mask)
+        t_local, mask = (x[:, None].expand(-1, self.num_ws, *x.shape[1:]) for x in parts)
         pyramid: list[Tensor] = self.synthesis(ws, t_local, mask, dtype=dtype)
         return pyramid

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gigagan import checkpoint, dist
-from gigagan.config import RunConfig, to_yaml
+from gigagan.config import RunConfig, to_yaml, value_at
 from gigagan.data.dataset import CaptionedImages, open_for_training
 from gigagan.data.features import CaptionFeatures
 from gigagan.data.loader import Batch, Batches, batches
@@ -183,9 +183,11 @@ def _step(
     def share(part: MicroBatch) -> float:  # of the whole batch; a rank's last part, or only one, may be below `size`
         return len(part.captions) / state.cfg.train.batch
 
+    judging = state.judging
+
     def judges(size: int) -> Values:
         with ExitStack() as turn:
-            for network, optimizer in state.judges:
+            for network, optimizer in judging:
                 turn.enter_context(updating(network, optimizer))
                 optimizer.zero_grad(set_to_none=True)
             parts = micro_batches(state, batch, features, size, phase=0)
@@ -199,9 +201,9 @@ def _step(
             return [generator_step(state, part, share=share(part)) for part in parts]
 
     # Each half on its own: a half that is done isn't done again.
-    if state.judges:
+    if judging:
         values, batch_gpu = _within_memory(judges, batch_gpu, alone=alone)
-        optimizers = {"V" if network is state.V else "D": optimizer for network, optimizer in state.judges}
+        optimizers = {"V" if network is state.V else "D": optimizer for network, optimizer in judging}
         verdict, broken = _apply(optimizers, values, [], stats, wishes)
         if not verdict.good:
             return verdict, broken, batch_gpu
@@ -280,9 +282,9 @@ def _within_memory(half: Callable[[int], Values], batch_gpu: int, *, alone: bool
 def _set_learning_rate(state: TrainState) -> None:
     judges = [(optimizer, state.cfg.optim_D) for _, optimizer in state.judges]
     for optimizer, cfg in [(state.opt_G, state.cfg.optim_G), *judges]:
-        warm = min(1.0, (state.nimg + state.cfg.train.batch) / (cfg.warmup_kimg * 1000)) if cfg.warmup_kimg else 1.0
+        lr = value_at(cfg.lr, (state.nimg + state.cfg.train.batch) / 1000) * state.rate
         for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * warm * state.rate
+            group["lr"] = lr * group["factor"]
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

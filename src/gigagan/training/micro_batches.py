@@ -68,6 +68,8 @@ class MicroBatch:
     """[B] bool, False where every caption is the picture's own."""
     given: tuple[Tensor, ...] = ()
     """What G is given beside text and latent: nothing, or an upsampler's small pictures, [B, 4, h, w]."""
+    words: TextFeatures | None = None
+    """What G's attention reads in place of the captions."""
     window: Window | None = None
     """Which square of each picture D is shown; None = all of it."""
 
@@ -122,6 +124,7 @@ def micro_batches(
             other=other.to(state.device),
             has_other=has_other.to(state.device),
             given=given,
+            words=None if batch.words is None else features(batch.words[part]).to(state.device),
             window=None if window is None else window.part(part),
         )
 

@@ -62,7 +62,7 @@ class TrainState:
         self.opt_G = build_optimizer(self.G, cfg.optim_G, lazy=1.0)
         self.opt_D = build_optimizer(self.D, cfg.optim_D, lazy=lazy)
         self.judges: list[tuple[nn.Module, torch.optim.AdamW]] = []
-        """What learns in D's half of a step."""
+        """What learns in D's half of a step, at some time of the run."""
         if cfg.loss.adv_weight:
             self.judges.append((self.D, self.opt_D))
         self.V: VisionAidedDiscriminator | None = None
@@ -99,6 +99,11 @@ class TrainState:
     def weights(self) -> Weights:
         """Weights of the losses now."""
         return self.cfg.loss.at(self.nimg / 1000)
+
+    @property
+    def judging(self) -> list[tuple[nn.Module, torch.optim.AdamW]]:
+        """The judges that learn now: D rests while its weight is 0."""
+        return [judge for judge in self.judges if judge[0] is not self.D or self.weights.adv]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -200,8 +205,8 @@ def build_optimizer(network: nn.Module, cfg: OptimizerConfig, *, lazy: float) ->
         [
             {
                 "params": parameters,
-                "lr": cfg.lr * lazy * (cfg.text_lr_multiplier if is_text else 1.0),
-                "base_lr": cfg.lr * lazy * (cfg.text_lr_multiplier if is_text else 1.0),
+                "lr": 0.0,  # set before each step
+                "factor": lazy * (cfg.text_lr_multiplier if is_text else 1.0),
                 "weight_decay": cfg.attention_weight_decay if is_attention else cfg.weight_decay,
             }
             for (is_attention, is_text, _), parameters in groups.items()

@@ -27,9 +27,7 @@ def discriminator_step(state: TrainState, batch: MicroBatch, *, share: float, r1
     B = len(batch.img)
     real_pyramid = image_pyramid(to_float(batch.img), levels=state.D.num_levels)
     with torch.no_grad():
-        condition = state.G.text(batch.features)
-        w = state.G.mapping(batch.z, condition.t_global)
-        gen_pyramid = state.synthesize(w, condition, *batch.given, dtype=state.dtype)
+        _, gen_pyramid = _generated(state, batch)
     gen_pyramid = batch.shown(gen_pyramid[: state.D.num_levels])
     real_shown = batch.shown(real_pyramid)
     stats: Stats = {}
@@ -116,7 +114,13 @@ def _generated(state: TrainState, batch: MicroBatch) -> tuple[Tensor, list[Tenso
     """Styles [B, S] and G's pyramid."""
     condition = state.G.text(batch.features)
     w = state.G.mapping(batch.z, condition.t_global)
-    return w, state.synthesize(w, condition, *batch.given, dtype=state.dtype)
+    if batch.words is None:
+        return w, state.synthesize(w, condition, *batch.given, dtype=state.dtype)
+    # The 4 px layers follow the words too: what they say of the style is overruled by the finer ones.
+    condition = state.G.text(batch.words)
+    coarse, layers = state.G.mapping(batch.z, condition.t_global), state.cfg.generator.blocks[0]
+    ws = torch.stack([coarse] * layers + [w] * (state.G.num_ws - layers), dim=1)
+    return w, state.synthesize(ws, condition, dtype=state.dtype)
 
 
 def _generator_terms(state: TrainState, batch: MicroBatch, pyramid: list[Tensor]) -> Terms:
