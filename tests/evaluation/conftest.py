@@ -1,13 +1,15 @@
 """A small world to measure: squares, discs, rings and crosses in three styles, and a network with random weights."""
 
 import math
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from gigagan.data.dataset import Caption, Sample
 from gigagan.evaluation.features import FeatureNetwork, Features
@@ -85,3 +87,42 @@ def network() -> FeatureNetwork:
 def painter() -> Callable[..., NDArray[np.uint8]]:
     """`draw`, for tests that need other pictures."""
     return draw
+
+
+FEW = 40
+"""Features of the network below: the distance of 2048 takes ten seconds."""
+
+
+class TinyInception(nn.Module):
+    """The interface of inception-2015-12-05.pt: `layers` to pool3, and a call to probabilities; random weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, FEW))
+        self.output = nn.Linear(FEW, 1008)
+
+    def forward(self, img: Tensor, no_output_bias: bool = False) -> Tensor:
+        features = self.layers((img.to(torch.float32) - 128) / 128)
+        logits = self.output(features) - (self.output.bias if no_output_bias else torch.zeros(1008))
+        return logits.softmax(dim=1)
+
+
+@pytest.fixture(scope="session")
+def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A TorchScript file of it."""
+    network = TinyInception()
+    draw = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.1, generator=draw)
+    path = tmp_path_factory.mktemp("inception") / "inception-2015-12-05.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(network).save(str(path))
+    return path
+
+
+@pytest.fixture
+def tiny_inception(inception_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That file, whose few features pass for pool3."""
+    monkeypatch.setattr("gigagan.evaluation.inception.POOL_DIM", FEW)
+    return inception_file

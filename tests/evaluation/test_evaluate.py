@@ -69,13 +69,13 @@ def test_plan_is_balanced_uncurated_and_within_its_split(evaluator: Evaluator) -
 def test_real_pictures_are_read_and_exchanged_ones_are_not(evaluator: Evaluator, world: World) -> None:
     requests = plan(evaluator.real, "train", 15)
     ideal = _ideal(requests, world)
-    good = evaluate(ideal, requests, evaluator, world)
+    good = evaluate(ideal, requests, evaluator, world).figures
     assert _value(good, "style") >= 0.9
     assert _value(good, "concept R@1") >= 0.8
     assert _value(good, "text to image R@1") >= 0.8
     assert _value(good, "Frechet distance over") == pytest.approx(1, abs=1e-3)
     # Each picture goes to the next prompt, which is of another style and mostly of another concept.
-    bad = evaluate(ideal[1:] + ideal[:1], requests, evaluator, world)
+    bad = evaluate(ideal[1:] + ideal[:1], requests, evaluator, world).figures
     assert _value(bad, "style") <= 0.2
     for start in ("concept R@1", "concept R@5", "text to image R@1", "image to text R@1"):
         assert _value(bad, start) < _value(good, start) - 0.3, start
@@ -85,18 +85,43 @@ def test_noise_is_far_from_real_and_one_picture_for_all_isn_t_diverse(evaluator:
     requests = plan(evaluator.real, "train", 15)
     ideal = _ideal(requests, world)
     noise = [np.random.default_rng(i).integers(0, 256, image.shape, np.uint8) for i, image in enumerate(ideal)]
-    good, bad = (evaluate(images, requests, evaluator, world) for images in (ideal, noise))
+    good, bad = (evaluate(images, requests, evaluator, world).figures for images in (ideal, noise))
     for start in ("Frechet distance, ", "kernel distance"):
         assert _value(bad, start) > 1.2 * _value(good, start), start
-    same = evaluate([ideal[0]] * len(requests), requests, evaluator, world)
+    same = evaluate([ideal[0]] * len(requests), requests, evaluator, world).figures
     assert _value(same, "perceptual distance, two seeds of a prompt") == 0
     assert _value(bad, "perceptual distance, two seeds of a prompt") > 0
     assert _value(same, "text to image R@1") == 0, "pictures that are all alike find nothing"
 
 
+def test_recall_tells_one_picture_for_all(evaluator: Evaluator, world: World) -> None:
+    requests = plan(evaluator.real, "train", 15)
+    ideal = _ideal(requests, world)
+    good = {f.name: f for f in evaluate(ideal, requests, evaluator, world).figures}
+    names = [name for name in good if name.startswith(("precision", "recall"))]
+    assert len(names) == 2
+    for name in names:
+        assert good[name].value == good[name].real, "the real pictures themselves are at the floor"
+    same = evaluate([ideal[0]] * len(requests), requests, evaluator, world).figures
+    assert _value(same, "recall") < _value(list(good.values()), "recall") - 0.2
+
+
+def test_a_model_that_copies_is_found_out(evaluator: Evaluator, world: World) -> None:
+    requests = plan(evaluator.real, "train", 15)
+    main = [r for r in requests if r.role == "main"]
+    copied = evaluate(_ideal(requests, world), requests, evaluator, world)
+    assert [n.item for n in copied.nearest] == [r.item for r in main]
+    assert max(n.distance for n in copied.nearest) < 0.1, "a copy, up to the half precision that features are kept in"
+    assert _value(copied.figures, "distance to the nearest training picture over") < 0.05
+    # The held-out pictures are as far from training as they are.
+    held_out = plan(evaluator.real, "test_pair", 100)
+    figures = evaluate(_ideal(held_out, world), held_out, evaluator, world).figures
+    assert _value(figures, "distance to the nearest training picture over") == pytest.approx(1, abs=0.05)
+
+
 def test_held_out_split_is_measured_against_its_own_pictures(evaluator: Evaluator, world: World) -> None:
     requests = plan(evaluator.real, "test_pair", 100)
-    figures = evaluate(_ideal(requests, world), requests, evaluator, world)
+    figures = evaluate(_ideal(requests, world), requests, evaluator, world).figures
     for figure in figures:
         if figure.share and figure.real is not None:
             assert figure.value == figure.real, figure.name
@@ -134,7 +159,7 @@ def test_own_data_without_styles_and_concepts(network: FeatureNetwork, painter: 
     evaluator = prepare(samples, "own", network, "random", HashedText(), cache=tmp_path)
     assert Counter(p.split for p in evaluator.real.pictures)["held_out"] == 2
     requests = plan(evaluator.real, "train", 10)
-    names = [f.name for f in evaluate(_ideal(requests, samples), requests, evaluator, samples)]
+    names = [f.name for f in evaluate(_ideal(requests, samples), requests, evaluator, samples).figures]
     assert not any(name.startswith(("style", "concept")) for name in names)
     assert any(name.startswith("Frechet distance, 10 against 10") for name in names)
     assert any(name.startswith("text to image") for name in names)
@@ -173,8 +198,8 @@ def test_every_picture_is_measured_whatever_the_batch(
 ) -> None:
     requests = plan(evaluator.real, "train", 15)
     ideal = _ideal(requests, world)
-    whole = evaluate(ideal, requests, evaluator, world)
+    whole = evaluate(ideal, requests, evaluator, world).figures
     monkeypatch.setattr("gigagan.evaluation.evaluate.BATCH", 4)
-    for a, b in zip(whole, evaluate(ideal, requests, evaluator, world), strict=True):
+    for a, b in zip(whole, evaluate(ideal, requests, evaluator, world).figures, strict=True):
         assert a.name == b.name
         assert a.value == pytest.approx(b.value, rel=1e-3, abs=1e-4)

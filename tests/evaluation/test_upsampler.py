@@ -13,6 +13,7 @@ from gigagan.data.dataset import open_dataset
 from gigagan.errors import DataError
 from gigagan.evaluation import upsampler as evaluation
 from gigagan.evaluation.features import FeatureNetwork
+from gigagan.evaluation.inception import Inception, inception_score
 from gigagan.evaluation.upsampler import BICUBIC, OURS, WRONG, Pair, by_size, measure, pairs
 from gigagan.models.frozen import HashedText
 from gigagan.upsampling.enlarger import Enlarger
@@ -68,6 +69,24 @@ def test_the_true_picture_is_perfect_and_anothers_is_not(items: list[Pair], rand
     assert measured.own_caption_wins == 1
     assert [image.size for row in measured.rows for image in row] == [(64, 64)] * 12
     assert "own caption nearer than another's: 100.0 %" in evaluation.table(measured)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_fid_and_inception_score_where_there_is_the_network(
+    items: list[Pair], random_lite0: Any, tiny_inception: Path
+) -> None:
+    inception = Inception(tiny_inception)
+    many = items * 3  # the score has ten parts
+    measured = measure(many, Oracle(items), FeatureNetwork(random_lite0), inception=inception)
+    real = [item.real.permute(1, 2, 0).numpy() for item in many]
+    ours, bicubic = (measured.scores[method] for method in (OURS, BICUBIC))
+    assert ours.fid is not None
+    assert bicubic.fid is not None
+    assert abs(ours.fid) < 1e-3 * bicubic.fid
+    assert ours.inception_score == pytest.approx(inception_score(inception.probabilities(real)), rel=1e-5)
+    lines = evaluation.table(measured).splitlines()
+    assert lines[0].split()[-2:] == ["FID", "IS"]
+    assert lines[3].split()[-2] == f"{bicubic.fid:.2f}"
 
 
 def test_swapped_captions_are_caught(items: list[Pair], random_lite0: Any) -> None:

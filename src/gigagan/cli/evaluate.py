@@ -1,11 +1,13 @@
 """gigagan evaluate: a model's pictures beside real ones."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from gigagan.cli.canonical import NUM, canonical_figures, open_judges
+from gigagan.cli.drawing import Drawing
 from gigagan.cli.files import check_folders
 from gigagan.data.places import write_whole
 
@@ -36,19 +38,52 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--psi", type=float, default=1.0, show_default=True, help="Truncation; 1 = none.")
 @click.option("--json", "json_path", type=FILE, metavar="FILE", help="Write the figures here.")
 @click.option("--sheet", "sheet_path", type=FILE, metavar="FILE", help="Write the first pictures here, as PNG.")
+@click.option(
+    "--page", "page_path", type=FILE, metavar="FILE", help="Write figures and pictures here, as one HTML page."
+)
+@click.option(
+    "--inception",
+    "inception_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="clean-fid's inception-2015-12-05.pt: FID, against the whole split, and Inception score.",
+)
+@click.option(
+    "--clip",
+    "clip_path",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="A CLIP of transformers: CLIP score.",
+)
+@click.option(
+    "--fid-num",
+    type=click.IntRange(min=10),
+    show_default=str(NUM),
+    help="Pictures drawn for --inception and --clip, each caption as often as the split has it.",
+)
 def evaluate(
-    model: str, data_path: Path, num: int, split: str, psi: float, json_path: Path | None, sheet_path: Path | None
+    model: str,
+    data_path: Path,
+    num: int,
+    split: str,
+    psi: float,
+    json_path: Path | None,
+    sheet_path: Path | None,
+    page_path: Path | None,
+    inception_path: Path | None,
+    clip_path: Path | None,
+    fid_num: int | None,
 ) -> None:
     """Measure MODEL (a directory, or emoji: the one in the package), each figure beside the same of real pictures.
 
     What measures learns from real pictures of the data, once (minutes), and is kept in ~/.cache/gigagan. Prompts and
     seeds are fixed by the options: nothing is chosen after looking.
     """
-    check_folders(json_path, sheet_path)
+    check_folders(json_path, sheet_path, page_path)
 
     import time
 
-    from gigagan.evaluation import report
+    from gigagan.evaluation import canonical, page, report
     from gigagan.evaluation.evaluate import evaluate as measure
     from gigagan.evaluation.evaluate import plan
     from gigagan.pipeline import Pipeline
@@ -56,31 +91,46 @@ def evaluate(
 
     psi = check_psi(psi)
     pipe = Pipeline.from_pretrained(model, device="auto", upsampled=False)
+    judges = open_judges(inception_path, clip_path, fid_num, pipe.device)
     data, evaluator = open_evaluator(data_path, max(MIN_RES, pipe.resolution), pipe)
     requests = plan(evaluator.real, split, num)
-    shown: list[Image] = []
+    drawing = Drawing(pipe, requests, psi, num_first=SHEET_PICTURES, keep=page_path is not None)
     started = time.monotonic()
-    figures = measure(_drawn(pipe, requests, psi, shown), requests, evaluator, data, progress=True)
-    about = {
-        "model": model,
-        "model_hash": pipe.model_hash,
-        "data": str(data_path),
+    measured = measure(drawing, requests, evaluator, data, progress=True)
+    about: dict[str, Any] = {"model": model, "data": str(data_path), "split": split}
+    about |= _said(drawing, evaluator) | {"seconds": round(time.monotonic() - started, 1)}
+    protocol = report.PROTOCOL
+    if judges is not None:
+        measured.figures.extend(canonical_figures(model, data_path, split, psi, judges))
+        about, protocol = about | judges.about, protocol | canonical.PROTOCOL
+    if json_path is not None:
+        write_whole(json_path, report.as_json(measured.figures, about, protocol).encode())
+    if sheet_path is not None:
+        write_whole(sheet_path, _sheet(drawing.first, requests, pipe, psi))
+    if page_path is not None:
+        told = about, protocol
+        write_whole(page_path, page.as_html(measured, requests, drawing.kept, evaluator.real, data, *told).encode())
+    print("  ".join(f"{name} {value}" for name, value in about.items()))
+    print(f"\n{report.table(measured.figures)}\n")
+    for name, text in protocol.items():
+        print(f"{name}: {text}")
+
+
+def _said(drawing: Drawing, evaluator: "Evaluator") -> dict[str, Any]:
+    """What was drawn, and what measures it."""
+    import torch
+
+    return {
+        "num": sum(r.role == "main" for r in drawing.requests),
+        "psi": drawing.psi,
+        "resolution": drawing.pipe.resolution,
+        "model_hash": drawing.pipe.model_hash,
         "evaluator_hash": evaluator.hash,
         "data_hash": evaluator.real.hash,
-        "split": split,
-        "num": sum(r.role == "main" for r in requests),
-        "psi": psi,
-        "resolution": pipe.resolution,
-        "seconds": round(time.monotonic() - started, 1),
+        "device": str(drawing.pipe.device),
+        "threads": torch.get_num_threads(),
+        "seconds_per_picture": round(drawing.seconds / len(drawing.requests), 4),
     }
-    if json_path is not None:
-        write_whole(json_path, report.as_json(figures, about).encode())
-    if sheet_path is not None:
-        write_whole(sheet_path, _sheet(shown, requests, pipe, psi))
-    print("  ".join(f"{name} {value}" for name, value in about.items()))
-    print(f"\n{report.table(figures)}\n")
-    for name, text in report.PROTOCOL.items():
-        print(f"{name}: {text}")
 
 
 def open_evaluator(data_path: Path, resolution: int, pipe: "Pipeline") -> "tuple[Captioned, Evaluator]":
@@ -101,18 +151,6 @@ def open_evaluator(data_path: Path, resolution: int, pipe: "Pipeline") -> "tuple
     data_hash = f"{hash_data(data_path)} {resolution}"
     evaluator = prepare(data, data_hash, network, WEIGHTS["lite1"].sha256, text_encoder, progress=True)
     return data, evaluator
-
-
-def _drawn(pipe: "Pipeline", requests: "Sequence[Request]", psi: float, shown: "list[Image]") -> "Iterator[Image]":
-    """The requested pictures, [H, W, 3], a micro-batch at a time; the first are kept in `shown`."""
-    size = pipe.micro_batch
-    for start in range(0, len(requests), size):
-        part = requests[start : start + size]
-        output = pipe([r.text for r in part], seeds=[r.seed for r in part], truncation_psi=psi, output_type="pt")
-        for img in output.pyramid[0].permute(0, 2, 3, 1).numpy():
-            if len(shown) < SHEET_PICTURES:
-                shown.append(img)
-            yield img
 
 
 def _sheet(shown: "list[Image]", requests: "Sequence[Request]", pipe: "Pipeline", psi: float) -> bytes:

@@ -18,6 +18,8 @@ from tqdm import tqdm
 from gigagan.evaluation.distances import frechet_distance, kernel_distance
 from gigagan.evaluation.evaluator import Evaluator
 from gigagan.evaluation.features import Features, as_batch, perceptual_distance
+from gigagan.evaluation.manifolds import NEIGHBOURS, precision_recall
+from gigagan.evaluation.nearest import Neighbour, neighbours
 from gigagan.evaluation.real import Captioned, RealSet
 from gigagan.evaluation.retrieval import recall_at
 
@@ -52,6 +54,15 @@ class Figure:
     """The same of pictures that have nothing to do with the prompt."""
     share: bool = False
     """Whether it is a share of the pictures or captions, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found of the pictures."""
+
+    figures: list[Figure]
+    nearest: list[Neighbour]
+    """The training picture nearest to each main one, in the order of the requests."""
 
 
 def plan(real: RealSet, split: str, num: int, *, seed: int = 0) -> list[Request]:
@@ -89,7 +100,7 @@ def evaluate(
     *,
     seed: int = 0,
     progress: bool = False,
-) -> list[Figure]:
+) -> Measured:
     """Figures of pictures, [H, W, 3], given in the order of the requests; `data` is what the evaluator was made of."""
     real = evaluator.real
     parts: list[Features] = []
@@ -106,13 +117,16 @@ def evaluate(
     main = [n for n, r in enumerate(requests) if r.role == "main"]
     items = [requests[n].item for n in main]
     beside = _beside(real, items, seed)
+    training = real.indices("train")
+    nearest = neighbours(features.pooled[main], real.features.pooled[training], training)
     figures = [
         *_readings(evaluator, features[torch.tensor(main)], items, real.features[torch.tensor(beside)], beside),
         *_plain_readings(evaluator, features, requests),
         *_distances(real, features.pooled[main], items, seed),
+        *_memorization(real, nearest, beside),
         *_diversity(evaluator, kept, data, seed),
     ]
-    return figures
+    return Measured(figures, nearest)
 
 
 def _readings(
@@ -179,11 +193,29 @@ def _distances(real: RealSet, drawn: Tensor, items: Sequence[int], seed: int) ->
     own = real.features.pooled[items[:count]]
     frechet = [frechet_distance(x, target) for x in (drawn[:count], own)]
     kernel = [kernel_distance(x, target) for x in (drawn[:count], own)]
-    return [
+    figures = [
         Figure(f"Frechet distance, {count} against {count} real", frechet[0], frechet[1]),
         Figure("Frechet distance over that of real pictures", frechet[0] / frechet[1], 1.0),
         Figure(f"kernel distance x1000, {count} against {count} real", 1000 * kernel[0], 1000 * kernel[1]),
     ]
+    if count > NEIGHBOURS:
+        manifolds = [precision_recall(target, x) for x in (drawn[:count], own)]
+        for name, value, of_real in zip(("precision", "recall"), *manifolds, strict=True):
+            figures.append(Figure(f"{name}, {count} against {count} real", value, of_real, share=True))
+    return figures
+
+
+def _memorization(real: RealSet, nearest: Sequence[Neighbour], beside: Sequence[int]) -> list[Figure]:
+    """How near the drawn pictures are to training pictures, beside real ones that the model was never shown."""
+    training = real.indices("train")
+    if set(beside) & set(training):
+        return []
+    held_out = neighbours(real.features.pooled[list(beside)], real.features.pooled[training], training)
+    value, of_real = (float(np.median([n.distance for n in found])) for found in (nearest, held_out))
+    name = "distance to the nearest training picture"
+    figures = [Figure(f"{name}, median", value, of_real)]
+    # Held-out pictures that are copies of training pictures tell nothing.
+    return [*figures, Figure(f"{name} over that of real pictures", value / of_real, 1.0)] if of_real else figures
 
 
 def reference(real: RealSet, items: Sequence[int], seed: int) -> list[int]:

@@ -133,9 +133,9 @@ def read_real(
     for start in tqdm(
         range(0, len(data), BATCH), desc="real pictures", unit="batch", disable=None if progress else True
     ):
-        samples = dict(_usable(data, range(start, min(start + BATCH, len(data)))))
+        samples = dict(usable(data, range(start, min(start + BATCH, len(data)))))
         if samples:
-            pictures += [_describe(index, sample) for index, sample in samples.items()]
+            pictures += [describe(index, sample) for index, sample in samples.items()]
             parts.append(network(as_batch([sample.image for sample in samples.values()])))
     if len(pictures) < MIN_PICTURES:
         raise DataError(f"the data has {len(pictures)} usable pictures; measuring needs at least {MIN_PICTURES}")
@@ -159,7 +159,8 @@ def damaged(
     return Features.join([part for parts in rounds for part in parts])
 
 
-def _usable(data: Captioned, indices: Iterable[int]) -> Iterator[tuple[int, Sample]]:
+def usable(data: Captioned, indices: Iterable[int]) -> Iterator[tuple[int, Sample]]:
+    """The samples that can be read, with their places; the others are logged."""
     for index in indices:
         try:
             yield index, data[index]
@@ -167,7 +168,8 @@ def _usable(data: Captioned, indices: Iterable[int]) -> Iterator[tuple[int, Samp
             log.warning("left out: %s", error)
 
 
-def _describe(index: int, sample: Sample) -> Picture:
+def describe(index: int, sample: Sample) -> Picture:
+    """What a sample says of its picture."""
     captions = sample.captions
     plain = [caption for caption in captions if caption.background is None]
     styled = [caption.text for caption in plain if caption.styled]

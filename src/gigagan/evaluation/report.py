@@ -6,6 +6,7 @@ from typing import Any
 
 from gigagan.evaluation.evaluate import Figure
 from gigagan.evaluation.features import NAME, PERCEPTUAL_NAME
+from gigagan.evaluation.manifolds import NEIGHBOURS
 from gigagan.evaluation.real import COPIES
 
 PROTOCOL = {
@@ -19,30 +20,45 @@ PROTOCOL = {
     "text to image, image to text": "each caption ranks all the pictures measured, each picture all their captions",
     "real": (
         "readings: real pictures the networks never saw; distances: the real pictures of the same prompts against the "
-        "same others, the floor at this number; perceptual distance: two drawings of one concept in two styles"
+        "same others, the floor at this number; perceptual distance: two drawings of one concept in two styles; "
+        "nearest training picture: of as many real pictures that are not of the training split"
     ),
     "distances": f"{NAME}; Gaussians and cubic kernel (unbiased) in float64 by torchmetrics; not FID",
+    "precision, recall": (
+        f"k-nearest-neighbour manifolds, k = {NEIGHBOURS}, in the same features and of the same pictures as the "
+        "distances: the share of drawn pictures on the manifold of the real ones, and the other way round"
+    ),
+    "nearest training picture": (
+        "Euclidean, in the same features, among the whole training split; well under 1 times that of real pictures "
+        "means memorized"
+    ),
     "perceptual distance": PERCEPTUAL_NAME,
+    "time": "seconds_per_picture: of drawing alone, the reading of the prompts and the first batch included",
 }
 MISSING = "-"
+HEADINGS = ("", "value", "real", "chance")
+
+
+def row(figure: Figure) -> tuple[str, str, str, str]:
+    """Its name and, as text, its value, that of real pictures and chance."""
+    return figure.name, _text(figure, figure.value), _text(figure, figure.real), _text(figure, figure.chance)
 
 
 def table(figures: Sequence[Figure]) -> str:
     """Aligned columns: figure, value, of real pictures, chance."""
-    rows = [("", "value", "real", "chance")]
-    rows += [(f.name, _text(f, f.value), _text(f, f.real), _text(f, f.chance)) for f in figures]
+    rows = [HEADINGS, *map(row, figures)]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
+        "  ".join([cells[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(cells[1:], widths[1:], strict=True))])
+        for cells in rows
     ]
     return "\n".join(lines)
 
 
-def as_json(figures: Sequence[Figure], about: Mapping[str, Any]) -> str:
+def as_json(figures: Sequence[Figure], about: Mapping[str, Any], protocol: Mapping[str, str] = PROTOCOL) -> str:
     """One JSON object: what was measured, how, and the figures by name."""
     listed = {f.name: {"value": f.value, "real": f.real, "chance": f.chance} for f in figures}
-    return json.dumps({**about, "protocol": PROTOCOL, "figures": listed}, indent=2) + "\n"
+    return json.dumps({**about, "protocol": protocol, "figures": listed}, indent=2) + "\n"
 
 
 def _text(figure: Figure, value: float | None) -> str:

@@ -19,6 +19,8 @@ from gigagan.data.dataset import CaptionedImages, open_dataset
 from gigagan.errors import DataError, MissingExtra
 from gigagan.evaluation.distances import frechet_distance
 from gigagan.evaluation.features import FeatureNetwork, on_white, perceptual_distance
+from gigagan.evaluation.inception import MAX_SIDE, NUM_SPLITS, Inception, inception_score
+from gigagan.evaluation.inception import reduced as at_most
 from gigagan.evaluation.photographs import photographs
 from gigagan.models.layers import to_float, to_uint8
 from gigagan.upsampling.enlarger import Enlarger, Request, Rows
@@ -38,6 +40,11 @@ PROTOCOL = {
     "consistency": "mean difference of the small picture and the enlarged one reduced again, of 255",
     "caption": "share of pictures that are nearer to the true one (perceptual distance) under their own caption than "
     "under another picture's; chance 50 %",
+}
+INCEPTION_PROTOCOL = {
+    "FID": f"clean-fid's, of the file given, against the same true pictures, both reduced to {MAX_SIDE} px by Pillow's "
+    "Lanczos where they are larger",
+    "Inception score": f"the same file's classes, resized and without bias as in StyleGAN2-ADA, {NUM_SPLITS} parts",
 }
 
 
@@ -59,6 +66,9 @@ class Scores:
     perceptual: float
     frechet: float
     consistency: float
+    fid: float | None = None
+    """Where there is an Inception network, as what follows."""
+    inception_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +132,7 @@ def measure(
     network: FeatureNetwork,
     *,
     others: Mapping[str, Method] | None = None,
+    inception: Inception | None = None,
     shown: int = 8,
     progress: Callable[[int], object] = lambda pictures: None,
 ) -> Measured:
@@ -137,6 +148,7 @@ def measure(
     methods = (*METHODS, *others)
     values: dict[str, list[tuple[float, float, float, float]]] = {method: [] for method in methods}
     pooled: dict[str, list[Tensor]] = {method: [] for method in (*methods, "real")}
+    judged: dict[str, list[tuple[Tensor, Tensor]]] = {method: [] for method in (*methods, "real")}
     rows: list[list[Image.Image]] = []
     for number, item in enumerate(items):
         target = network.network(to_float(item.real[None]), min_res=0)
@@ -144,6 +156,9 @@ def measure(
         other = items[(number + len(items) // 2) % len(items)].caption
         made = {method: _enlarged(method, item, enlarger, other) for method in METHODS}
         made |= {name: method(item.low, item.real.shape[1] // item.low.shape[1]) for name, method in others.items()}
+        if inception is not None:
+            for method, picture in {**made, "real": item.real}.items():
+                judged[method].append(_judged(inception, picture))
         for method, picture in made.items():
             seen = network.network(to_float(picture[None]), min_res=0)
             pooled[method].append(seen.pooled.cpu())
@@ -156,12 +171,19 @@ def measure(
         if len(rows) < shown:
             rows.append([_image(made[BICUBIC]), _image(made[OURS]), _image(item.real)])
         progress(1)
-    return _summary(values, pooled, rows, [one.caption for one in items])
+    return _summary(values, pooled, judged, rows, [one.caption for one in items])
+
+
+def _judged(inception: Inception, picture: UInt8[Tensor, "3 H W"]) -> tuple[Tensor, Tensor]:
+    """Features [1, P] and classes [1, C]."""
+    pixels = [at_most(picture.permute(1, 2, 0).contiguous().numpy())]
+    return inception.features(pixels), inception.probabilities(pixels)
 
 
 def _summary(
     values: dict[str, list[tuple[float, float, float, float]]],
     pooled: dict[str, list[Tensor]],
+    judged: dict[str, list[tuple[Tensor, Tensor]]],
     rows: list[list[Image.Image]],
     captions: list[str],
 ) -> Measured:
@@ -169,7 +191,13 @@ def _summary(
     scores = {}
     for method in values:
         psnr, near, perceptual, consistency = (float(np.mean(column)) for column in zip(*values[method], strict=True))
-        scores[method] = Scores(psnr, near, perceptual, frechet_distance(torch.cat(pooled[method]), real), consistency)
+        frechet = frechet_distance(torch.cat(pooled[method]), real)
+        fid = score = None
+        if judged[method]:
+            features, classes = (torch.cat(parts) for parts in zip(*judged[method], strict=True))
+            fid = frechet_distance(features, torch.cat([features for features, _ in judged["real"]]))
+            score = inception_score(classes)
+        scores[method] = Scores(psnr, near, perceptual, frechet, consistency, fid, score)
     wins = np.mean([own[2] < other[2] for own, other in zip(values[OURS], values[WRONG], strict=True)])
     return Measured(len(real), scores, float(wins), rows, captions[: len(rows)])
 
@@ -199,9 +227,12 @@ def _image(planes: UInt8[Tensor, "3 H W"]) -> Image.Image:
 
 def table(measured: Measured) -> str:
     """A row a method, and the share of captions."""
-    lines = [f"{'':32}{'PSNR':>8}{'SSIM':>8}{'perceptual':>12}{'Frechet':>10}{'consistency':>13}"]
+    judged = all(s.fid is not None for s in measured.scores.values())
+    heading = f"{'':32}{'PSNR':>8}{'SSIM':>8}{'perceptual':>12}{'Frechet':>10}{'consistency':>13}"
+    lines = [heading + (f"{'FID':>9}{'IS':>8}" if judged else "")]
     lines += [
         f"{method:32}{s.psnr:>8.2f}{s.ssim:>8.3f}{s.perceptual:>12.4f}{s.frechet:>10.1f}{s.consistency:>13.2f}"
+        + (f"{s.fid:>9.2f}{s.inception_score:>8.2f}" if judged else "")
         for method, s in measured.scores.items()
     ]
     return "\n".join([*lines, f"own caption nearer than another's: {100 * measured.own_caption_wins:.1f} %"])
