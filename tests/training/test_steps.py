@@ -95,7 +95,7 @@ def test_swapped_captions_are_caught(cfg: RunConfig, state: TrainState) -> None:
 
 
 def test_words_go_to_attention_and_captions_to_the_style(cfg: RunConfig, state: TrainState) -> None:
-    """Given words, they are what attention and the layers of 4 and 8 px follow, whatever the caption says to finer layers."""
+    """Given words, attention and the layers of 4 and 8 px follow them, whatever the caption says to finer layers."""
     own = micro_batch(["one red", "two green", "three blue", "four gray"], cfg)
     words = HashedText(max_tokens=16).encode(["five", "six", "seven", "eight"])
     w, pyramid = steps._generated(state, dataclasses.replace(own, words=words))

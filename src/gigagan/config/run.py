@@ -68,8 +68,8 @@ class DataConfig(Section):
     styleless_prob: float = Field(0.2, ge=0, le=1)
     """Share of drawn captions that name no style, where the data set has both kinds."""
     restyled_prob: float = Field(0.0, ge=0, le=1)
-    """Share of pictures whose words, for G's attention and its layers of 4 and 8 px, say another style than the caption,
-    which w of the finer layers keeps: so these tell the style, and edits change it. For the emoji set, from 16 px on."""
+    """Share of pictures whose words, for G's attention and its layers of 4 and 8 px, say another style than the
+    caption, which w of finer layers keeps: these then tell the style, and edits change it. For the emoji set."""
     background_prob: float = Field(0.1, ge=0, le=1)
     """Share of pictures with alpha drawn on a coloured background that the caption names."""
     flip_prob: float = Field(0.0, ge=0, le=1)
