@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gigagan import dist
-from gigagan.config import OptimizerConfig, RunConfig, TrainConfig, Weights
+from gigagan.config import OptimizerConfig, RunConfig, TrainConfig, Weights, value_at
 from gigagan.errors import CheckpointError, ConfigError
 from gigagan.losses import ema_decay
 from gigagan.models.discriminator import Discriminator
@@ -205,7 +205,7 @@ def build_optimizer(network: nn.Module, cfg: OptimizerConfig, *, lazy: float) ->
         [
             {
                 "params": parameters,
-                "lr": 0.0,  # set before each step
+                "lr": value_at(cfg.lr, 0.0) * lazy * (cfg.text_lr_multiplier if is_text else 1.0),
                 "factor": lazy * (cfg.text_lr_multiplier if is_text else 1.0),
                 "weight_decay": cfg.attention_weight_decay if is_attention else cfg.weight_decay,
             }
