@@ -158,9 +158,10 @@ def test_a_file_that_is_no_tree_is_refused(tmp_path: Path, text: str, message: s
 def test_words_of_another_style_are_for_base_models() -> None:
     with pytest.raises(ConfigError, match=r"data\.restyled_prob is for base models, but this is an upsampler"):
         config.load("tiny-up", ["data.restyled_prob=0.5"])
-    small = ["generator.resolution=8", "generator.blocks=[1, 1]", "generator.num_filters=[1, 1]"]
-    with pytest.raises(ConfigError, match=r"data\.restyled_prob needs layers finer than 8 px"):
-        config.load("tiny", [*small, "generator.attention.resolutions=[8]", "data.restyled_prob=0.5"])
+    small = ["generator.resolution=4", "generator.blocks=[1]", "generator.num_filters=[1]"]
+    no_attention = ["generator.attention.resolutions=[]", "generator.attention.depths=[]"]
+    with pytest.raises(ConfigError, match=r"data\.restyled_prob needs layers finer than 4 px"):
+        config.load("tiny", [*small, *no_attention, "data.restyled_prob=0.5"])
 
 
 def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:

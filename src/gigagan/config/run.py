@@ -68,8 +68,8 @@ class DataConfig(Section):
     styleless_prob: float = Field(0.2, ge=0, le=1)
     """Share of drawn captions that name no style, where the data set has both kinds."""
     restyled_prob: float = Field(0.0, ge=0, le=1)
-    """Share of pictures whose words, for G's attention and its layers of 4 and 8 px, say another style than the
-    caption, which w of finer layers keeps: these then tell the style, and edits change it. For the emoji set."""
+    """Share of pictures whose words, for G's attention and its 4 px layers, say another style than the caption,
+    which w of finer layers keeps: these then tell the style, and edits change it. For the emoji set."""
     background_prob: float = Field(0.1, ge=0, le=1)
     """Share of pictures with alpha drawn on a coloured background that the caption names."""
     flip_prob: float = Field(0.0, ge=0, le=1)
@@ -353,8 +353,8 @@ class RunConfig(Section):
                     "data.crop, discriminator.window and degrade are for upsamplers (generator.kind=upsampler); "
                     "leave them out"
                 )
-            if self.data.restyled_prob and G.resolution < 16:
-                raise ValueError("data.restyled_prob needs layers finer than 8 px, but there are none; set it to 0")
+            if self.data.restyled_prob and G.resolution < 8:
+                raise ValueError("data.restyled_prob needs layers finer than 4 px, but there are none; set it to 0")
             return
         if self.data.restyled_prob:
             raise ValueError("data.restyled_prob is for base models, but this is an upsampler; set it to 0")

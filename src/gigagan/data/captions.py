@@ -79,9 +79,9 @@ def captions(X: str, concept: str, style: str, *, seed: int) -> list[Caption]:
 
 def restyled(X: str, style: str, *, seed: tuple[object, ...]) -> str:
     """A caption of X in another style, drawn by the seed. Raises KeyError where `style` isn't one of the set's."""
-    others = [text for name, texts in TEMPLATES.items() if name != style for text in texts]
     if style not in TEMPLATES:
         raise KeyError(style)
+    others = [text for name, texts in TEMPLATES.items() if name != style for text in texts]
     return others[choose(len(others), *seed, "restyled")].format(X=X)
 
 

@@ -35,7 +35,7 @@ class Drawn:
     image: UInt8[np.ndarray, "3 H W"]
     caption: str
     words: str
-    """What G's attention reads, where that is something else than the caption."""
+    """What G's attention reads; mostly the caption."""
     key: str
     bad: tuple[str, ...]
     """What was found unusable on the way here, each with its reason."""

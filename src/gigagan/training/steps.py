@@ -116,9 +116,9 @@ def _generated(state: TrainState, batch: MicroBatch) -> tuple[Tensor, list[Tenso
     w = state.G.mapping(batch.z, condition.t_global)
     if batch.words is None:
         return w, state.synthesize(w, condition, *batch.given, dtype=state.dtype)
-    # The layers of 4 and 8 px follow the words too, so that finer ones alone tell the style, as in a mix of prompts.
+    # The 4 px layers follow the words too: what they say of the style is overruled by the finer ones.
     condition = state.G.text(batch.words)
-    coarse, layers = state.G.mapping(batch.z, condition.t_global), sum(state.cfg.generator.blocks[:2])
+    coarse, layers = state.G.mapping(batch.z, condition.t_global), state.cfg.generator.blocks[0]
     ws = torch.stack([coarse] * layers + [w] * (state.G.num_ws - layers), dim=1)
     return w, state.synthesize(ws, condition, dtype=state.dtype)
 
