@@ -1,5 +1,7 @@
 # Each target is what a person types and what CI runs.
 #   make demo     a labelled sheet of pictures from the shipped weights (installs the base on its first run)
+#   make gallery  docs/images/gallery.jpg anew: eight concepts drawn by chance in all nine styles, seed 0
+#   make train-emoji  the base model of the package trained anew, all stages, under RUN (days on two cores; again goes on)
 #   make install  the editable package with everything that the tests need
 #   make check    format, lint, types, import contracts, spelling
 #   make fix      what can be put right by a tool
@@ -23,11 +25,35 @@ BENCH_BIN := .bench-venv/bin
 DIFFUSERS := diffusers==0.42.1 importlib_metadata zipp requests urllib3 charset-normalizer regex filelock huggingface-hub
 PEERS := gigagan-pytorch==0.3.0 aura-sr==0.0.4 diffusers==0.42.1 transformers==5.24.0 openvino==2026.4.1
 PROMPTS := src/gigagan/presets/demo.txt
+DATA ?= data
+RUN ?= runs/emoji64
+TRAIN_ARGS ?=
 
-.PHONY: demo install check fix test test-slow test-gpu e2e matrix goldens bench bench-env print-torch
+.PHONY: demo gallery train-emoji install check fix test test-slow test-gpu e2e matrix goldens bench bench-env print-torch
 
 demo: .venv/.base
 	$(BIN)/gigagan generate --prompts $(PROMPTS) --seeds 0 --grid $(OUT)/demo.png
+
+# The concepts: random.Random(0).sample of the sorted names of those that are trained on.
+gallery: .venv/.base
+	$(BIN)/gigagan generate --prompts src/gigagan/presets/gallery.txt --seeds 0 --grid $(OUT)/gallery.png
+	$(BIN)/python -c "from PIL import Image; sheet = Image.open('$(OUT)/gallery.png').convert('RGB'); \
+	  sheet.reduce(3).save('docs/images/gallery.jpg', quality=88)"
+
+# TRAIN_ARGS: --nproc 2 (a process a core is faster than two threads), --dtype float32 (processors without bfloat16).
+train-emoji: .venv/.dev $(DATA)/emoji64 $(DATA)/emoji64-features $(DATA)/emoji64-heads
+	$(BIN)/gigagan train emoji64-released --run-dir $(RUN) data.path=$(DATA)/emoji64 \
+	  data.features=$(DATA)/emoji64-features vision.heads=$(DATA)/emoji64-heads $(TRAIN_ARGS)
+
+$(DATA)/emoji64:
+	$(BIN)/gigagan data weights lite0
+	$(BIN)/gigagan data emoji --resolution 64 --out $@
+
+$(DATA)/emoji64-features: | $(DATA)/emoji64
+	$(BIN)/gigagan data encode $(DATA)/emoji64 --out $@
+
+$(DATA)/emoji64-heads: | $(DATA)/emoji64
+	$(BIN)/gigagan data heads $(DATA)/emoji64 --resolution 64 --out $@
 
 # The files in .venv say what is installed; they have no prerequisites, so nothing is installed twice behind your back.
 .venv/bin/python:

@@ -156,8 +156,11 @@ def test_a_file_that_is_no_tree_is_refused(tmp_path: Path, text: str, message: s
 
 
 def test_words_of_another_style_are_for_base_models() -> None:
-    with pytest.raises(ConfigError, match=r"data\.restyled_prob is for base models, but this is an upsampler"):
-        config.load("tiny-up", ["data.restyled_prob=0.5"])
+    for override in ("data.restyled_prob=0.5", "data.style_by_seed=true"):
+        with pytest.raises(ConfigError, match=r"style_by_seed are for base models, but this is an upsampler"):
+            config.load("tiny-up", [override])
+    with pytest.raises(ConfigError, match=r"nine numbers in z, but generator\.z_dim is 8"):
+        config.load("tiny", ["data.style_by_seed=true", "generator.z_dim=8"])
     small = ["generator.resolution=4", "generator.blocks=[1]", "generator.num_filters=[1]"]
     no_attention = ["generator.attention.resolutions=[]", "generator.attention.depths=[]"]
     with pytest.raises(ConfigError, match=r"data\.restyled_prob needs layers finer than 4 px"):

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import pytest
 import torch
 from torch import multiprocessing
 
@@ -30,3 +31,19 @@ def test_rows_of_every_rank_in_order_however_many(tmp_path: Path) -> None:
     assert torch.equal(first, second)
     assert first[:, 0].tolist() == torch.tensor([0, 0.1, 1, 1.1, 1.2]).tolist()
     assert not first.requires_grad
+
+
+def test_bfloat16_is_measured_on_processors_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert dist.slow_bfloat16(torch.device("cuda")) == ""
+    threads = torch.get_num_threads()
+
+    def clock(seconds: list[float]) -> None:  # read before and after each of five products in float32, then bfloat16
+        moments = iter([moment for each in seconds for moment in [0.0, each] * 5])
+        monkeypatch.setattr(dist.time, "perf_counter", lambda: next(moments))
+
+    clock([1.0, 0.5])
+    assert dist.slow_bfloat16(torch.device("cpu")) == ""
+    clock([1.0, 40.0])
+    told = "on this processor bfloat16 takes 40.0 times as long as float32; use train.dtype=float32"
+    assert dist.slow_bfloat16(torch.device("cpu")) == told
+    assert torch.get_num_threads() == threads

@@ -140,6 +140,18 @@ def test_words_of_another_style_need_styles(tmp_path: Path) -> None:
         take(open_dataset(tmp_path, resolution=8), 20, cfg=DataConfig(restyled_prob=1.0))
 
 
+def test_the_style_is_given_where_the_caption_does_not_say_it(dataset: CaptionedImages) -> None:
+    by_key = {dataset.key(i): dataset[i] for i in range(len(dataset))}
+    batch = take(dataset, 1, cfg=DataConfig(styleless_prob=0.5), batch=120)[0]
+    assert batch.styles is not None
+    for key, text, style in zip(batch.keys, batch.captions, batch.styles.tolist(), strict=True):
+        says = next(one for one in by_key[key].captions if one.text == text).styled
+        assert style == (-1 if says else list(TEMPLATES).index(by_key[key].meta["style"]))
+    there = {sample.meta["style"] for sample in by_key.values()}
+    assert len(set(batch.styles.tolist())) == 1 + len(there)
+    assert take(dataset, 1, cfg=DataConfig(styleless_prob=0.0))[0].styles is None
+
+
 def test_the_background_is_the_color_that_the_caption_names(dataset: CaptionedImages) -> None:
     batch = take(dataset, 1, cfg=DataConfig(background_prob=1.0), batch=24)[0]
     for img, caption in zip(batch.img, batch.captions, strict=True):
@@ -205,7 +217,7 @@ def test_more_than_a_hundred_in_a_row_stop_the_run(tmp_path: Path) -> None:
 
 
 def _drawn(key: str, bad: int = 0) -> Drawn:
-    return Drawn(np.zeros((3, 1, 1), np.uint8), "x", "x", key, ("x: broken",) * bad)
+    return Drawn(np.zeros((3, 1, 1), np.uint8), "x", "x", -1, key, ("x: broken",) * bad)
 
 
 def test_thresholds() -> None:

@@ -300,3 +300,12 @@ def test_learning_rate_follows_its_schedule() -> None:
         state.nimg += 8
     assert rates[0] == pytest.approx(0.00025)
     assert rates[9:] == [0.0025] * 3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_arithmetic_that_is_slow_here_is_told_of_once(
+    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(loop.dist, "slow_bfloat16", lambda device: "slow on this processor")
+    run(tmp_path, f"train.dtype={dtype}", "train.total_kimg=0.008")
+    assert caplog.text.count("slow on this processor") == (dtype == "bfloat16")

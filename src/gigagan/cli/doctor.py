@@ -68,8 +68,8 @@ def _devices() -> list[Finding]:
         found.append(("accelerator", cure, "optional"))
     ones = torch.ones(2, 2, device=device, dtype=torch.bfloat16)
     works = float((ones @ ones).sum()) == 8  # a product tells more than a flag
-    dtypes = "float32, bfloat16" if works else "float32 alone; leave train.dtype=float32"
-    found.append(("dtypes", dtypes, "" if works else "optional"))
+    cure = dist.slow_bfloat16(device) if works else "float32 alone; leave train.dtype=float32"
+    found.append(("dtypes", cure or "float32, bfloat16", "optional" if cure else ""))
     several = dist.available()
     ranks = "yes" if several else "this build of torch knows one process alone; install another"
     found.append(("several processes", ranks, "" if several else "optional"))

@@ -70,6 +70,8 @@ class DataConfig(Section):
     restyled_prob: float = Field(0.0, ge=0, le=1)
     """Share of pictures whose words, for G's attention and its 4 px layers, say another style than the caption,
     which w of finer layers keeps: these then tell the style, and edits change it. For the emoji set."""
+    style_by_seed: bool = False
+    """Whether z says the style where a caption doesn't: seeds of such a prompt then differ. For the emoji set."""
     background_prob: float = Field(0.1, ge=0, le=1)
     """Share of pictures with alpha drawn on a coloured background that the caption names."""
     flip_prob: float = Field(0.0, ge=0, le=1)
@@ -355,9 +357,13 @@ class RunConfig(Section):
                 )
             if self.data.restyled_prob and G.resolution < 8:
                 raise ValueError("data.restyled_prob needs layers finer than 4 px, but there are none; set it to 0")
+            if self.data.style_by_seed and G.z_dim < 9:
+                raise ValueError(f"data.style_by_seed needs nine numbers in z, but generator.z_dim is {G.z_dim}")
             return
-        if self.data.restyled_prob:
-            raise ValueError("data.restyled_prob is for base models, but this is an upsampler; set it to 0")
+        if self.data.restyled_prob or self.data.style_by_seed:
+            raise ValueError(
+                "data.restyled_prob and style_by_seed are for base models, but this is an upsampler; leave them out"
+            )
         if crop and (crop & (crop - 1) or not G.factor * 2**UPSAMPLER_DOWNS <= crop <= G.resolution):
             raise ValueError(
                 f"data.crop is {crop}; expected a power of two from {G.factor * 2**UPSAMPLER_DOWNS} to {G.resolution}"

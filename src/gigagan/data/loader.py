@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from gigagan.config import DataConfig
@@ -33,6 +33,8 @@ class Batch:
     keys: list[str]
     words: list[str] | None = None
     """What G's attention reads in place of the captions."""
+    styles: Int[Tensor, " B"] | None = None
+    """Which of the emoji set's styles each picture has, where its caption doesn't say; else -1. None = all say."""
 
 
 @dataclass
@@ -83,7 +85,14 @@ class Batches(Iterator[Batch]):
             self.bad.add(one)
         img = torch.from_numpy(np.stack([one.image for one in drawn]))
         captions, words = [one.caption for one in drawn], [one.words for one in drawn]
-        return Batch(img, captions, [one.key for one in drawn], None if words == captions else words)
+        styles = torch.tensor([one.style for one in drawn])
+        return Batch(
+            img,
+            captions,
+            [one.key for one in drawn],
+            None if words == captions else words,
+            styles if bool((styles >= 0).any()) else None,
+        )
 
 
 def _order(grain: Any, dataset: CaptionedImages, seed: int) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from gigagan.config import DataConfig
-from gigagan.data.captions import Caption, restyled
+from gigagan.data.captions import TEMPLATES, Caption, restyled
 from gigagan.data.dataset import CaptionedImages, Sample
 from gigagan.data.draws import choose, draw
 from gigagan.errors import DataError, Outage
@@ -26,6 +26,7 @@ MAX_OUTAGE_SEC = 300.0
 """A run waits so long for a server that doesn't answer."""
 MAX_WAIT_SEC = 10.0
 WHITE = (255, 255, 255)
+STYLE_INDEX = {style: index for index, style in enumerate(TEMPLATES)}
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Drawn:
     caption: str
     words: str
     """What G's attention reads; mostly the caption."""
+    style: int
+    """Which of the emoji set's styles the picture has, where the caption doesn't say; else -1."""
     key: str
     bad: tuple[str, ...]
     """What was found unusable on the way here, each with its reason."""
@@ -84,7 +87,7 @@ class DrawnBatches(Sequence[list[Drawn]]):
                 bad.append(str(error))
                 index = (index + 1) % len(self.dataset)
         side = self.cfg.crop or self.resolution
-        return Drawn(np.zeros((3, side, side), np.uint8), "", "", "", tuple(bad))
+        return Drawn(np.zeros((3, side, side), np.uint8), "", "", -1, "", tuple(bad))
 
     def _read(self, index: int) -> Sample:
         """A sample; an outage is waited out, since passing over the pictures would change what is learned.
@@ -108,7 +111,7 @@ class DrawnBatches(Sequence[list[Drawn]]):
                 self.out_since = 0.0
                 return sample
 
-    def _show(self, sample: Sample, place: int) -> tuple[UInt8[np.ndarray, "3 H W"], str, str]:
+    def _show(self, sample: Sample, place: int) -> tuple[UInt8[np.ndarray, "3 H W"], str, str, int]:
         """Draw a caption, then the background that it names, then the square that is cut out, then the mirroring."""
         cfg, name = self.cfg, (self.seed, place)
         transparent = sample.image.shape[2] == 4
@@ -130,7 +133,8 @@ class DrawnBatches(Sequence[list[Drawn]]):
         words = caption.text
         if caption.styled and caption.background is None and draw(*name, "restyle") < cfg.restyled_prob:
             words = self._restyled(sample, *name)
-        return np.ascontiguousarray(image.transpose(2, 0, 1)), caption.text, words
+        style = -1 if caption.styled else STYLE_INDEX.get(str(sample.meta.get("style")), -1)
+        return np.ascontiguousarray(image.transpose(2, 0, 1)), caption.text, words, style
 
     def _restyled(self, sample: Sample, *name: object) -> str:
         try:

@@ -66,6 +66,8 @@ def train(cfg: RunConfig, run_dir: Path, *, device: torch.device, allow: Collect
     restore_or_init(state, run_dir, allow)
     run_dir.mkdir(parents=True, exist_ok=True)
     attempts = Attempts(run_dir, state.nimg)
+    if state.dtype == torch.bfloat16 and (cure := dist.slow_bfloat16(device)):
+        log.warning("%s", cure)
     if dist.rank() == 0:
         write_whole(run_dir / "config.yaml", to_yaml(cfg).encode())
     try:

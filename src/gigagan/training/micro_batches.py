@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gigagan import dist
@@ -12,6 +13,7 @@ from gigagan.augment import Augmentation
 from gigagan.config import UpsamplerConfig
 from gigagan.data.features import CaptionFeatures
 from gigagan.data.loader import Batch
+from gigagan.data.sampling import STYLE_INDEX
 from gigagan.losses import mismatched
 from gigagan.models.frozen import TextFeatures
 from gigagan.training.degrade import Degradation
@@ -95,6 +97,8 @@ def micro_batches(
     # Drawn for every rank, of which this one takes its share.
     first = dist.rank() * total
     z = torch.randn(total * dist.world_size(), cfg.generator.z_dim, generator=generator)[first : first + total]
+    if cfg.data.style_by_seed and batch.styles is not None:
+        z = telling(z, batch.styles)
     drawn = Augmentation.draw(cfg.augment, total * dist.world_size(), generator, state.device)
     augmentation = drawn.part(slice(first, first + total))
     degradation, window = None, None
@@ -127,6 +131,22 @@ def micro_batches(
             words=None if batch.words is None else features(batch.words[part]).to(state.device),
             window=None if window is None else window.part(part),
         )
+
+
+def telling(z: Float[Tensor, "B Z"], styles: Int[Tensor, " B"]) -> Float[Tensor, "B Z"]:
+    """z whose largest of the first nine numbers is that of the style; as it is where that is -1.
+
+    The largest changes places with the style's, so that z is distributed as N(0, I) where that one is the largest.
+    Deviation: on a small set a paired term teaches G the mean of all that a caption may mean, and z nothing; so z
+    tells G which one of them is meant, and seeds choose.
+    """
+    told = z.clone()
+    rows = torch.arange(len(z))
+    largest, places = z[:, : len(STYLE_INDEX)].max(dim=1)
+    style = torch.where(styles >= 0, styles, places)
+    told[rows, places] = z[rows, style]
+    told[rows, style] = largest
+    return told
 
 
 def other_captions(state: TrainState, captions: list[str]) -> Tensor | None:

@@ -1,0 +1,49 @@
+"""What a half step is given beside pictures and captions: z that tells a style."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gigagan import config
+from gigagan.data.captions import TEMPLATES
+from gigagan.data.features import CaptionFeatures
+from gigagan.data.loader import Batch
+from gigagan.models.frozen import HashedText
+from gigagan.training.micro_batches import micro_batches, telling
+from gigagan.training.state import TrainState
+
+STYLES = len(TEMPLATES)
+
+
+@given(styles=st.lists(st.integers(-1, STYLES - 1), min_size=1, max_size=12), seed=st.integers(0, 99))
+def test_z_tells_the_style_and_stays_what_it_is_otherwise(styles: list[int], seed: int) -> None:
+    z = torch.randn(len(styles), 16, generator=torch.Generator().manual_seed(seed))
+    told = telling(z, torch.tensor(styles))
+    for before, after, style in zip(z, told, styles, strict=True):
+        assert torch.equal(after[STYLES:], before[STYLES:])
+        assert after.sort().values.tolist() == before.sort().values.tolist(), "numbers change places alone"
+        assert torch.equal(after, before) or style == after[:STYLES].argmax() != before[:STYLES].argmax()
+        assert style in (-1, int(after[:STYLES].argmax()))
+
+
+def test_latents_that_tell_are_normal_where_the_style_is_the_largest() -> None:
+    z = torch.randn(40_000, STYLES, generator=torch.Generator().manual_seed(0))
+    told = telling(z, torch.full((40_000,), 3))
+    where = z[z.argmax(dim=1) == 3]  # what N(0, I) is there
+    torch.testing.assert_close(told.mean(dim=0), where.mean(dim=0), atol=0.03, rtol=0)
+    torch.testing.assert_close(told.std(dim=0), where.std(dim=0), atol=0.03, rtol=0)
+
+
+def test_seeds_choose_styles_only_if_asked() -> None:
+    texts, styles = ["a rocket", "a flat icon of a rocket"], torch.tensor([5, -1])
+    batch = Batch(torch.zeros(2, 3, 16, 16, dtype=torch.uint8), texts, ["", ""], styles=styles)
+
+    def drawn(*overrides: str) -> torch.Tensor:
+        cfg = config.load("tiny", ["train.batch=2", "train.batch_gpu=2", "discriminator.minibatch_std=0", *overrides])
+        state = TrainState(cfg, feature_dim=HashedText.feature_dim, device=torch.device("cpu"))
+        features = CaptionFeatures(HashedText(max_tokens=16))
+        return torch.cat([part.z for part in micro_batches(state, batch, features, 2, phase=1)])
+
+    plain, told = drawn(), drawn("data.style_by_seed=true")
+    assert torch.equal(told, telling(plain, styles))
+    assert not torch.equal(told, plain)
