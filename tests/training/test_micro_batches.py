@@ -15,23 +15,27 @@ from gigagan.training.state import TrainState
 STYLES = len(TEMPLATES)
 
 
+def part_told(z: torch.Tensor) -> torch.Tensor:
+    return z[:, : z.shape[1] // STYLES * STYLES].unflatten(1, (STYLES, -1)).sum(dim=2).argmax(dim=1)
+
+
 @given(styles=st.lists(st.integers(-1, STYLES - 1), min_size=1, max_size=12), seed=st.integers(0, 99))
 def test_z_tells_the_style_and_stays_what_it_is_otherwise(styles: list[int], seed: int) -> None:
-    z = torch.randn(len(styles), 16, generator=torch.Generator().manual_seed(seed))
-    told = telling(z, torch.tensor(styles))
-    for before, after, style in zip(z, told, styles, strict=True):
-        assert torch.equal(after[STYLES:], before[STYLES:])
-        assert after.sort().values.tolist() == before.sort().values.tolist(), "numbers change places alone"
-        assert torch.equal(after, before) or style == after[:STYLES].argmax() != before[:STYLES].argmax()
-        assert style in (-1, int(after[:STYLES].argmax()))
+    z = torch.randn(len(styles), 2 * STYLES + 3, generator=torch.Generator().manual_seed(seed))
+    told, wanted = telling(z, torch.tensor(styles)), torch.tensor(styles)
+    says = part_told(told)
+    assert torch.equal(says[wanted >= 0], wanted[wanted >= 0])
+    assert torch.equal(told[wanted < 0], z[wanted < 0])
+    assert torch.equal(told[:, 2 * STYLES :], z[:, 2 * STYLES :])
+    assert torch.equal(told.sort().values, z.sort().values), "numbers change places alone"
 
 
 def test_latents_that_tell_are_normal_where_the_style_is_the_largest() -> None:
-    z = torch.randn(40_000, STYLES, generator=torch.Generator().manual_seed(0))
+    z = torch.randn(40_000, 2 * STYLES, generator=torch.Generator().manual_seed(0))
     told = telling(z, torch.full((40_000,), 3))
-    where = z[z.argmax(dim=1) == 3]  # what N(0, I) is there
-    torch.testing.assert_close(told.mean(dim=0), where.mean(dim=0), atol=0.03, rtol=0)
-    torch.testing.assert_close(told.std(dim=0), where.std(dim=0), atol=0.03, rtol=0)
+    where = z[part_told(z) == 3]  # what N(0, I) is there
+    torch.testing.assert_close(told.mean(dim=0), where.mean(dim=0), atol=0.04, rtol=0)
+    torch.testing.assert_close(told.std(dim=0), where.std(dim=0), atol=0.04, rtol=0)
 
 
 def test_seeds_choose_styles_only_if_asked() -> None:
