@@ -147,9 +147,14 @@ def test_the_style_is_given_where_the_caption_does_not_say_it(dataset: Captioned
     for key, text, style in zip(batch.keys, batch.captions, batch.styles.tolist(), strict=True):
         says = next(one for one in by_key[key].captions if one.text == text).styled
         assert style == (-1 if says else list(TEMPLATES).index(by_key[key].meta["style"]))
+    assert batch.styled is not None
+    for key, text, style, styled in zip(batch.keys, batch.captions, batch.styles.tolist(), batch.styled, strict=True):
+        first = next(one.text for one in by_key[key].captions if one.styled and one.background is None)
+        assert styled == (text if style < 0 else first)
     there = {sample.meta["style"] for sample in by_key.values()}
     assert len(set(batch.styles.tolist())) == 1 + len(there)
     assert take(dataset, 1, cfg=DataConfig(styleless_prob=0.0))[0].styles is None
+    assert take(dataset, 1, cfg=DataConfig(styleless_prob=0.0))[0].styled is None
 
 
 def test_the_background_is_the_color_that_the_caption_names(dataset: CaptionedImages) -> None:
@@ -217,7 +222,7 @@ def test_more_than_a_hundred_in_a_row_stop_the_run(tmp_path: Path) -> None:
 
 
 def _drawn(key: str, bad: int = 0) -> Drawn:
-    return Drawn(np.zeros((3, 1, 1), np.uint8), "x", "x", -1, key, ("x: broken",) * bad)
+    return Drawn(np.zeros((3, 1, 1), np.uint8), "x", "x", -1, "x", key, ("x: broken",) * bad)
 
 
 def test_thresholds() -> None:

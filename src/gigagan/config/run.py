@@ -123,6 +123,7 @@ class Weights(NamedTuple):
     clip: float
     paired_l1: float
     perceptual: float
+    style: float
 
 
 class LossConfig(Section):
@@ -159,6 +160,9 @@ class LossConfig(Section):
     """CLIP contrastive loss in G: a picture is to fit its caption better than any other (Eq. 9); 0 = without."""
     perceptual_weight: Schedule = 0.0
     """Distance of generated and real pictures of one caption in features of that network; 0 in the paper."""
+    style_weight: Schedule = 0.0
+    """Distance of w under a caption that names no style and under one that names the style which z tells; for
+    data.style_by_seed."""
 
     @model_validator(mode="after")
     def _ascending(self) -> "LossConfig":
@@ -178,6 +182,7 @@ class LossConfig(Section):
             clip=value_at(self.clip_weight, kimg),
             paired_l1=value_at(self.paired_l1_weight, kimg),
             perceptual=value_at(self.perceptual_weight, kimg),
+            style=value_at(self.style_weight, kimg),
         )
 
 
@@ -357,12 +362,14 @@ class RunConfig(Section):
                 )
             if self.data.restyled_prob and G.resolution < 8:
                 raise ValueError("data.restyled_prob needs layers finer than 4 px, but there are none; set it to 0")
+            if self.loss.style_weight and not self.data.style_by_seed:
+                raise ValueError("loss.style_weight is for data.style_by_seed=true; set one or leave out the other")
             if self.data.style_by_seed and G.z_dim < 9:
                 raise ValueError(f"data.style_by_seed needs nine numbers in z, but generator.z_dim is {G.z_dim}")
             return
-        if self.data.restyled_prob or self.data.style_by_seed:
+        if self.data.restyled_prob or self.data.style_by_seed or self.loss.style_weight:
             raise ValueError(
-                "data.restyled_prob and style_by_seed are for base models, but this is an upsampler; leave them out"
+                "data.restyled_prob, style_by_seed and loss.style_weight are for base models, but this is an upsampler; leave them out"
             )
         if crop and (crop & (crop - 1) or not G.factor * 2**UPSAMPLER_DOWNS <= crop <= G.resolution):
             raise ValueError(

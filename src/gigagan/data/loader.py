@@ -35,6 +35,8 @@ class Batch:
     """What G's attention reads in place of the captions."""
     styles: Int[Tensor, " B"] | None = None
     """Which of the emoji set's styles each picture has, where its caption doesn't say; else -1. None = all say."""
+    styled: list[str] | None = None
+    """The captions, where they name no style others that do; None = all do."""
 
 
 @dataclass
@@ -85,13 +87,15 @@ class Batches(Iterator[Batch]):
             self.bad.add(one)
         img = torch.from_numpy(np.stack([one.image for one in drawn]))
         captions, words = [one.caption for one in drawn], [one.words for one in drawn]
-        styles = torch.tensor([one.style for one in drawn])
+        styles, styled = torch.tensor([one.style for one in drawn]), [one.styled for one in drawn]
+        told = bool((styles >= 0).any())
         return Batch(
             img,
             captions,
             [one.key for one in drawn],
             None if words == captions else words,
-            styles if bool((styles >= 0).any()) else None,
+            styles if told else None,
+            styled if told else None,
         )
 
 

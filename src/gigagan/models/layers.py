@@ -50,8 +50,11 @@ def downsample(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H2 W2"]:
 
 def packable(weight: Tensor) -> bool:
     """Whether a weight can be kept in the layout that a CPU's products read (oneDNN's), not reordered each time."""
-    known = (torch.float32, torch.bfloat16)
-    return weight.device.type == "cpu" and weight.dtype in known and torch.backends.mkldnn.is_available()
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if weight.dtype == torch.bfloat16:  # without AVX-512 oneDNN refuses it
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return weight.dtype == torch.float32
 
 
 def pack_linear(weight: Float[Tensor, "O I"]) -> Tensor:

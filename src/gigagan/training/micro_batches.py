@@ -52,6 +52,16 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Told:
+    """Captions that name the style, for pictures whose own don't."""
+
+    rows: Tensor
+    """[K], which of the micro-batch they are."""
+    features: TextFeatures
+    """Of K captions."""
+
+
+@dataclass(frozen=True)
 class MicroBatch:
     """Pictures with their captions, and all the randomness a step needs."""
 
@@ -72,6 +82,8 @@ class MicroBatch:
     """What G is given beside text and latent: nothing, or an upsampler's small pictures, [B, 4, h, w]."""
     words: TextFeatures | None = None
     """What G's attention reads in place of the captions."""
+    told: Told | None = None
+    """The pictures whose style z alone tells."""
     window: Window | None = None
     """Which square of each picture D is shown; None = all of it."""
 
@@ -129,6 +141,7 @@ def micro_batches(
             has_other=has_other.to(state.device),
             given=given,
             words=None if batch.words is None else features(batch.words[part]).to(state.device),
+            told=_told(state, batch, features, part),
             window=None if window is None else window.part(part),
         )
 
@@ -149,6 +162,16 @@ def telling(z: Float[Tensor, "B Z"], styles: Int[Tensor, " B"]) -> Float[Tensor,
     told[rows, largest] = parts[rows, style]
     told[rows, style] = parts[rows, largest]
     return torch.cat([told.flatten(1), z[:, used:]], dim=1)
+
+
+def _told(state: TrainState, batch: Batch, features: CaptionFeatures[TextFeatures], part: slice) -> Told | None:
+    if not state.weights.style or batch.styles is None or batch.styled is None:
+        return None
+    rows = (batch.styles[part] >= 0).nonzero()[:, 0]
+    if not len(rows):
+        return None
+    named = [batch.styled[part][row] for row in rows.tolist()]
+    return Told(rows.to(state.device), features(named).to(state.device))
 
 
 def other_captions(state: TrainState, captions: list[str]) -> Tensor | None:
