@@ -369,7 +369,8 @@ class RunConfig(Section):
             return
         if self.data.restyled_prob or self.data.style_by_seed or self.loss.style_weight:
             raise ValueError(
-                "data.restyled_prob, style_by_seed and loss.style_weight are for base models, but this is an upsampler; leave them out"
+                "data.restyled_prob, style_by_seed and loss.style_weight are for base models, but this is an upsampler; "
+                "leave them out"
             )
         if crop and (crop & (crop - 1) or not G.factor * 2**UPSAMPLER_DOWNS <= crop <= G.resolution):
             raise ValueError(
