@@ -161,8 +161,7 @@ class LossConfig(Section):
     perceptual_weight: Schedule = 0.0
     """Distance of generated and real pictures of one caption in features of that network; 0 in the paper."""
     style_weight: Schedule = 0.0
-    """Distance of w under a caption that names no style and under one that names the style which z tells; for
-    data.style_by_seed."""
+    """Distance of w under a caption without a style and under one with that which z tells (data.style_by_seed)."""
 
     @model_validator(mode="after")
     def _ascending(self) -> "LossConfig":
@@ -368,10 +367,8 @@ class RunConfig(Section):
                 raise ValueError(f"data.style_by_seed needs nine numbers in z, but generator.z_dim is {G.z_dim}")
             return
         if self.data.restyled_prob or self.data.style_by_seed or self.loss.style_weight:
-            raise ValueError(
-                "data.restyled_prob, style_by_seed and loss.style_weight are for base models, but this is an upsampler; "
-                "leave them out"
-            )
+            keys = "data.restyled_prob, style_by_seed and loss.style_weight"
+            raise ValueError(f"{keys} are for base models, but this is an upsampler; leave them out")
         if crop and (crop & (crop - 1) or not G.factor * 2**UPSAMPLER_DOWNS <= crop <= G.resolution):
             raise ValueError(
                 f"data.crop is {crop}; expected a power of two from {G.factor * 2**UPSAMPLER_DOWNS} to {G.resolution}"
