@@ -1,7 +1,7 @@
 # Each target is what a person types and what CI runs.
 #   make demo     a labelled sheet of pictures from the shipped weights (installs the base on its first run)
 #   make gallery  docs/images/gallery.jpg anew: eight concepts drawn by chance in all nine styles, seed 0
-#   make train-emoji  the base model of the package trained anew, all stages, under RUN (days on two cores; again goes on)
+#   make train-emoji  the base model of the package trained anew, all stages, under RUN (hours on two cores; again goes on)
 #   make install  the editable package with everything that the tests need
 #   make check    format, lint, types, import contracts, spelling
 #   make fix      what can be put right by a tool

@@ -84,7 +84,7 @@ def build(desk: Desk, card: str) -> "gr.Blocks":
         with gr.Tab("Video", id="video"):
             _video(desk)
         with gr.Tab("Model card", id="card"):
-            gr.Markdown(card)
+            gr.Markdown(card, elem_id="model-card")
     page.queue(max_size=256, default_concurrency_limit=4)
     return page
 
