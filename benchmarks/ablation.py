@@ -77,6 +77,12 @@ def scaled(row: int, *, seed: int, total_kimg: float) -> RunConfig:
     tree["text"] = {"encoder": "minilm", "max_tokens": 32}
     tree["vision"] |= {"network": "lite0", "resolution": 64, "text_dim": 48, "text_heads": 2, "channels": 32}
     tree["augment"] = {"prob": 0.5}
+    # Within so few steps no row leaves chance as the paper trains (docs/log.md): each gets the pictures of its captions
+    # as well, and rates that suit small batches.
+    G["mapping_lr_multiplier"] = 1.0
+    loss["paired_l1_weight"] = 20.0
+    tree["optim_G"] |= {"lr": 0.002, "beta1": 0.5}
+    tree["optim_D"] |= {"lr": 0.002}
     tree["train"] |= {
         "seed": seed, "total_kimg": total_kimg, "batch": 16, "batch_gpu": 16, "ema_kimg": 2.0, "dtype": "float32",
         "kimg_per_tick": 1.0, "snapshot_ticks": 1000, "checkpoint_ticks": 4, "keep_checkpoints": 1,

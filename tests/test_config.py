@@ -155,12 +155,12 @@ def test_a_file_that_is_no_tree_is_refused(tmp_path: Path, text: str, message: s
     assert "\n" not in str(caught.value)
 
 
-def test_words_of_another_style_are_for_base_models() -> None:
+def test_what_is_told_of_styles_is_for_base_models() -> None:
     for override in ("data.restyled_prob=0.5", "data.style_by_seed=true"):
         with pytest.raises(ConfigError, match=r"loss\.style_weight are for base models, but this is"):
             config.load("tiny-up", [override])
-    with pytest.raises(ConfigError, match=r"loss\.style_weight is for data\.style_by_seed=true"):
-        config.load("tiny", ["loss.style_weight=1"])
+    with pytest.raises(ConfigError, match=r"loss\.style_weight reads styles by heads on lite0"):
+        config.load("tiny", ["loss.style_weight=1", "vision.network=clip"])
     with pytest.raises(ConfigError, match=r"nine numbers in z, but generator\.z_dim is 8"):
         config.load("tiny", ["data.style_by_seed=true", "generator.z_dim=8"])
     small = ["generator.resolution=4", "generator.blocks=[1]", "generator.num_filters=[1]"]

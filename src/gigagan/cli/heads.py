@@ -1,4 +1,4 @@
-"""`gigagan data heads`: the CLIP-like pair of heads that the contrastive loss uses where there is no CLIP."""
+"""`gigagan data heads`: what the contrastive loss uses where there is no CLIP, and what reads the emoji set's style."""
 
 from pathlib import Path
 
@@ -21,7 +21,8 @@ import click
 def heads(path: Path, out: Path, resolution: int, split: str, seed: int, device: str) -> None:
     """Train heads over MiniLM and EfficientNet-Lite0 that put a picture and its caption at PATH in one place.
 
-    They serve loss.clip_weight, given as vision.heads=FILE. Needs `gigagan data weights lite0`.
+    Of the emoji set they read styles as well. They serve loss.clip_weight and style_weight, given as
+    vision.heads=FILE. Needs `gigagan data weights lite0`.
     """
     from gigagan import dist
     from gigagan.config import TextConfig
@@ -41,7 +42,8 @@ def heads(path: Path, out: Path, resolution: int, split: str, seed: int, device:
         save_heads(out, trained.heads, trained.others, resolution=resolution)
     except OSError as error:
         raise DataError(f"{out}: can't be written ({error.strerror}); give another --out") from None
+    styles = "" if trained.styles_read is None else f", style read of {trained.styles_read:.1%}"
     print(
         f"{out}: {len(trained.others):,} captions; R@1 {trained.recall:.1%} of {trained.kept_back:,} pictures "
-        f"kept back, {out.stat().st_size / 2**20:,.1f} MiB"
+        f"kept back{styles}, {out.stat().st_size / 2**20:,.1f} MiB"
     )

@@ -161,7 +161,8 @@ class LossConfig(Section):
     perceptual_weight: Schedule = 0.0
     """Distance of generated and real pictures of one caption in features of that network; 0 in the paper."""
     style_weight: Schedule = 0.0
-    """Distance of w under a caption without a style and under one with that which z tells (data.style_by_seed)."""
+    """Cross-entropy of the style that the heads (vision.heads) read off G's pictures of the emoji set, where the
+    caption names it or z tells it (data.style_by_seed); 0 in the paper."""
 
     @model_validator(mode="after")
     def _ascending(self) -> "LossConfig":
@@ -361,8 +362,8 @@ class RunConfig(Section):
                 )
             if self.data.restyled_prob and G.resolution < 8:
                 raise ValueError("data.restyled_prob needs layers finer than 4 px, but there are none; set it to 0")
-            if self.loss.style_weight and not self.data.style_by_seed:
-                raise ValueError("loss.style_weight is for data.style_by_seed=true; set one or leave out the other")
+            if self.loss.style_weight and self.vision.network == "clip":
+                raise ValueError("loss.style_weight reads styles by heads on lite0; set vision.network=lite0")
             if self.data.style_by_seed and G.z_dim < 9:
                 raise ValueError(f"data.style_by_seed needs nine numbers in z, but generator.z_dim is {G.z_dim}")
             return

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from gigagan.config import DataConfig
@@ -34,9 +34,9 @@ class Batch:
     words: list[str] | None = None
     """What G's attention reads in place of the captions."""
     styles: Int[Tensor, " B"] | None = None
-    """Which of the emoji set's styles each picture has, where its caption doesn't say; else -1. None = all say."""
-    styled: list[str] | None = None
-    """The captions, where they name no style others that do; None = all do."""
+    """Which of the emoji set's styles each picture has, -1 where none; None = none has one."""
+    styled: Bool[Tensor, " B"] | None = None
+    """Whether the captions name them."""
 
 
 @dataclass
@@ -87,15 +87,15 @@ class Batches(Iterator[Batch]):
             self.bad.add(one)
         img = torch.from_numpy(np.stack([one.image for one in drawn]))
         captions, words = [one.caption for one in drawn], [one.words for one in drawn]
-        styles, styled = torch.tensor([one.style for one in drawn]), [one.styled for one in drawn]
-        told = bool((styles >= 0).any())
+        styles, styled = torch.tensor([one.style for one in drawn]), torch.tensor([one.styled for one in drawn])
+        known = bool((styles >= 0).any())
         return Batch(
             img,
             captions,
             [one.key for one in drawn],
             None if words == captions else words,
-            styles if told else None,
-            styled if told else None,
+            styles if known else None,
+            styled if known else None,
         )
 
 

@@ -1,8 +1,8 @@
 """A picture and its caption in one space, by frozen networks: what the CLIP loss compares (paper 5.3).
 
 Offline a small pair of heads over MiniLM and EfficientNet-Lite0 stands for CLIP (`gigagan data heads` trains it on the
-training split); with a CLIP checkpoint on disk it is CLIP itself.
-Axes: B pictures, N captions, D shared space, K features of a picture, E text features.
+training split); with a CLIP checkpoint on disk it is CLIP itself. Of the emoji set the heads read styles as well.
+Axes: B pictures, N captions, D shared space, K features of a picture, M of its texture, S styles, E text features.
 """
 
 from collections.abc import Sequence
@@ -29,9 +29,13 @@ from gigagan.models.frozen import (
 )
 from gigagan.models.frozen_clip_pair import load_clip_pair
 
-FORMAT = "gigagan-heads-1"
+FORMAT = "gigagan-heads-2"
 CELLS = 2
 """The two coarsest maps are averaged over so many cells a side: what is where, roughly."""
+CORRELATED_CHANNELS = 24
+"""Maps with no more channels also tell a style by correlations: those at strides 2 and 4."""
+EXTREME_CHANNELS = 40
+"""Maps with no more channels also tell it by extremes: those at strides 2, 4 and 8."""
 
 
 class Contrast(Protocol):
@@ -58,17 +62,21 @@ def build_critics(
     where weights are missing or damaged.
     """
     loss, vision = cfg.loss, cfg.vision
-    if not (loss.vision_weight or loss.perceptual_weight or loss.clip_weight):
+    if not (loss.vision_weight or loss.perceptual_weight or loss.clip_weight or loss.style_weight):
         return None, None
     if vision.network == "clip":
         pair = load_clip_pair(vision.path, device)
         return pair, pair
     network = load_efficientnet_lite("lite0", device)
-    if not loss.clip_weight:
+    if not (loss.clip_weight or loss.style_weight):
         return network, None
     if not vision.heads:
-        raise ConfigError("vision.heads is empty; for loss.clip_weight on lite0 give a file of `gigagan data heads`")
+        raise ConfigError(
+            "vision.heads is empty; for loss.clip_weight and style_weight on lite0 give a file of `gigagan data heads`"
+        )
     heads, others = load_heads(Path(vision.heads), resolution=vision.resolution)
+    if loss.style_weight and heads.style is None:
+        raise ConfigError(f"{vision.heads}: its set has no styles of the emoji set to read; set loss.style_weight=0")
     if features.encoder.name != "minilm":
         features = CaptionFeatures(build_text_encoder(TextConfig(), device))
     return network, HeadsContrast(heads, others, features, device=device)
@@ -79,6 +87,23 @@ def picture_features(seen: ImageFeatures) -> Float[Tensor, "B K"]:
     texture = [statistic for x in seen.maps[:-2] for statistic in (x.mean(dim=(2, 3)), _deviation(x))]
     cells = [F.adaptive_avg_pool2d(x, CELLS).flatten(1) for x in seen.maps[-2:]]
     return torch.cat(texture + cells, dim=1)
+
+
+def texture_features(seen: ImageFeatures) -> Float[Tensor, "B M"]:
+    """How it is drawn, wherever in the picture, for the reader of its style: statistics of all but the coarsest map."""
+    return torch.cat([statistic for x in seen.maps[:-1] for statistic in _statistics(x.float())], dim=1)
+
+
+def _statistics(x: Float[Tensor, "B C H W"]) -> list[Tensor]:
+    channels, mean, deviation = x.shape[1], x.mean(dim=(2, 3)), _deviation(x)
+    statistics = [mean, deviation]
+    if channels <= CORRELATED_CHANNELS:
+        row, column = torch.triu_indices(channels, channels, offset=1, device=x.device)
+        unit = ((x - mean[:, :, None, None]) / deviation[:, :, None, None]).flatten(2)
+        statistics.append((unit @ unit.mT / unit.shape[2])[:, row, column])
+    if channels <= EXTREME_CHANNELS:
+        statistics += [x.amax(dim=(2, 3)), x.amin(dim=(2, 3))]
+    return statistics
 
 
 def _deviation(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C"]:
@@ -105,6 +130,10 @@ class HeadsContrast:
 
     def picture(self, seen: ImageFeatures) -> Float[Tensor, "B D"]:
         return F.normalize(self.heads.picture(self.heads.look(picture_features(seen))), dim=1)
+
+    def style_logits(self, seen: ImageFeatures) -> Float[Tensor, "B S"]:
+        """Of pictures, as `data.captions.TEMPLATES` orders the styles; differentiable."""
+        return self.heads.style_logits(texture_features(seen))
 
     @torch.no_grad()
     def text(self, captions: Sequence[str]) -> Float[Tensor, "N D"]:

@@ -52,16 +52,6 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Told:
-    """Captions that name the style, for pictures whose own don't."""
-
-    rows: Tensor
-    """[K], which of the micro-batch they are."""
-    features: TextFeatures
-    """Of K captions."""
-
-
-@dataclass(frozen=True)
 class MicroBatch:
     """Pictures with their captions, and all the randomness a step needs."""
 
@@ -82,8 +72,8 @@ class MicroBatch:
     """What G is given beside text and latent: nothing, or an upsampler's small pictures, [B, 4, h, w]."""
     words: TextFeatures | None = None
     """What G's attention reads in place of the captions."""
-    told: Told | None = None
-    """The pictures whose style z alone tells."""
+    styles: Tensor | None = None
+    """[B], which style G is told to draw each picture in, by caption or z; -1 where by neither; None = no styles."""
     window: Window | None = None
     """Which square of each picture D is shown; None = all of it."""
 
@@ -109,8 +99,12 @@ def micro_batches(
     # Drawn for every rank, of which this one takes its share.
     first = dist.rank() * total
     z = torch.randn(total * dist.world_size(), cfg.generator.z_dim, generator=generator)[first : first + total]
-    if cfg.data.style_by_seed and batch.styles is not None:
-        z = telling(z, batch.styles)
+    styles = batch.styles
+    if styles is not None and batch.styled is not None:
+        if cfg.data.style_by_seed:
+            z = telling(z, styles.masked_fill(batch.styled, -1))
+        else:
+            styles = styles.masked_fill(~batch.styled, -1)
     drawn = Augmentation.draw(cfg.augment, total * dist.world_size(), generator, state.device)
     augmentation = drawn.part(slice(first, first + total))
     degradation, window = None, None
@@ -141,7 +135,7 @@ def micro_batches(
             has_other=has_other.to(state.device),
             given=given,
             words=None if batch.words is None else features(batch.words[part]).to(state.device),
-            told=_told(state, batch, features, part),
+            styles=None if styles is None else styles[part].to(state.device),
             window=None if window is None else window.part(part),
         )
 
@@ -162,16 +156,6 @@ def telling(z: Float[Tensor, "B Z"], styles: Int[Tensor, " B"]) -> Float[Tensor,
     told[rows, largest] = parts[rows, style]
     told[rows, style] = parts[rows, largest]
     return torch.cat([told.flatten(1), z[:, used:]], dim=1)
-
-
-def _told(state: TrainState, batch: Batch, features: CaptionFeatures[TextFeatures], part: slice) -> Told | None:
-    if not state.weights.style or batch.styles is None or batch.styled is None:
-        return None
-    rows = (batch.styles[part] >= 0).nonzero()[:, 0]
-    if not len(rows):
-        return None
-    named = [batch.styled[part][row] for row in rows.tolist()]
-    return Told(rows.to(state.device), features(named).to(state.device))
 
 
 def other_captions(state: TrainState, captions: list[str]) -> Tensor | None:

@@ -86,7 +86,7 @@ def generator_step(state: TrainState, batch: MicroBatch, *, share: float) -> Sta
     """Gradients of G's loss on one micro-batch, `share` of the whole batch."""
     w, pyramid = _generated(state, batch)
     state.mean_style += w.detach().mean(dim=0) * share
-    terms = _generator_terms(state, batch, pyramid) | _style_terms(state, batch, w)
+    terms = _generator_terms(state, batch, pyramid)
     total = torch.stack([weight * value for weight, value in terms.values()]).sum()
     (total * share).backward()
     return {f"Loss/G/{name}": value.detach() for name, (_, value) in terms.items()}
@@ -101,8 +101,8 @@ def term_gradients(state: TrainState, batch: MicroBatch) -> dict[str, float]:
     if state.cfg.train.shard_G or state.cfg.train.compile:
         return {}
     with updating(state.G, state.opt_G):
-        w, pyramid = _generated(state, batch)
-        terms = _generator_terms(state, batch, pyramid) | _style_terms(state, batch, w)
+        _, pyramid = _generated(state, batch)
+        terms = _generator_terms(state, batch, pyramid)
         parameters = [p for p in state.G.parameters() if p.requires_grad]
         found = {}
         for name, (weight, value) in terms.items():
@@ -135,17 +135,6 @@ def _generator_terms(state: TrainState, batch: MicroBatch, pyramid: list[Tensor]
         paired = losses.paired_l1(pyramid, image_pyramid(to_float(batch.img), levels=len(pyramid)))
         terms["paired_l1"] = weights.paired_l1, paired
     return terms
-
-
-def _style_terms(state: TrainState, batch: MicroBatch, w: Tensor) -> Terms:
-    """That w of a caption without a style is w of the caption with the one that z tells."""
-    if batch.told is None:
-        return {}
-    # Deviation: through pictures alone z comes to tell styles a hundred times more slowly (docs/log.md).
-    rows = batch.told.rows
-    with torch.no_grad():
-        target = state.G.mapping(batch.z[rows], state.G.text(batch.told.features).t_global)
-    return {"style": (state.weights.style, (w[rows] - target).square().mean())}
 
 
 def _adversarial(state: TrainState, batch: MicroBatch, shown: list[Tensor]) -> Terms:

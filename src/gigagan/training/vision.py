@@ -1,16 +1,19 @@
-"""The terms that look through a frozen image network: the vision-aided game, CLIP's contrast, the paired distance.
+"""The terms that look through a frozen image network: the vision-aided game, CLIP's contrast, the style read, the
+paired distance.
 
 All look at full-size pictures as D is shown them, augmented alike, so that one pass over a picture serves them all.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gigagan import losses
+from gigagan.evaluation.fit import LABEL_SMOOTHING
 from gigagan.models.frozen import ImageFeatures
 from gigagan.models.layers import to_float
 from gigagan.models.vision_aided import VisionAidedDiscriminator
-from gigagan.training.contrast import Contrast
+from gigagan.training.contrast import Contrast, HeadsContrast
 from gigagan.training.micro_batches import MicroBatch
 from gigagan.training.state import TrainState
 
@@ -55,6 +58,8 @@ def vision_judged(state: TrainState, batch: MicroBatch, generated: Tensor) -> Te
         terms["vision"] = weights.vision, adv
     if weights.clip:
         terms["clip"] = weights.clip, _clip_contrastive(state, state.contrast, batch, seen)
+    if weights.style and batch.styles is not None:
+        terms["style"] = weights.style, _style_read(state, batch.styles, seen)
     if weights.perceptual:
         # Deviation: not in the paper's base model; on a small set it says what a caption looks like.
         real = batch.shown([to_float(batch.img)])[0]
@@ -71,6 +76,16 @@ def _clip_contrastive(state: TrainState, contrast: Contrast | None, batch: Micro
     others = torch.cat([batch.others, contrast.others])
     own = contrast.text(batch.captions)
     return losses.clip_contrastive(contrast.picture(seen), own, others, scale=contrast.scale).mean()
+
+
+def _style_read(state: TrainState, styles: Tensor, seen: ImageFeatures) -> Tensor:
+    # Deviation: captions' vectors tell little of how a thing is drawn, and the paired terms blur it (docs/log.md); an
+    # auxiliary classifier, frozen here (Odena et al. 2017).
+    assert isinstance(state.contrast, HeadsContrast)
+    logits = state.contrast.style_logits(seen)
+    # Summed, since where no caption of a batch names a style the mean is none.
+    total = F.cross_entropy(logits, styles, ignore_index=-1, label_smoothing=LABEL_SMOOTHING, reduction="sum")
+    return total / len(styles)
 
 
 def _look(state: TrainState, img: Tensor) -> ImageFeatures:
