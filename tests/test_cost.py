@@ -14,8 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from gigagan import cli, config, cost, losses
-from gigagan.augment import Augmentation
+from gigagan import cli, config, cost
 from gigagan.config import RunConfig
 from gigagan.models import attention
 from gigagan.models.adaptive_conv import AdaptiveConv
@@ -25,6 +24,7 @@ from gigagan.models.layers import EqualConv, EqualLinear
 from gigagan.training import steps
 from gigagan.training.micro_batches import MicroBatch
 from gigagan.training.state import TrainState, updating
+from tests.half_steps import micro_batch
 
 GOLDEN = Path(__file__).parent / "golden" / "cost.json"
 CPU = torch.device("cpu")
@@ -62,19 +62,7 @@ def state(cfg: RunConfig) -> TrainState:
 
 @pytest.fixture
 def micro(cfg: RunConfig) -> MicroBatch:
-    generator = torch.Generator().manual_seed(0)
-    captions = ["one red", "two green", "three blue", "four gray"]
-    other, has_other = losses.mismatched(captions, generator)
-    return MicroBatch(
-        img=torch.randint(0, 256, (B, 3, 16, 16), dtype=torch.uint8, generator=generator),
-        captions=captions,
-        others=None,
-        features=HashedText(max_tokens=T).encode(captions),
-        z=torch.randn(B, cfg.generator.z_dim, generator=generator),
-        augmentation=Augmentation.draw(cfg.augment, B, generator, CPU),
-        other=other,
-        has_other=has_other,
-    )
+    return micro_batch(cfg, ["one red", "two green", "three blue", "four gray"])
 
 
 def counted(run: Callable[[], Any]) -> int:

@@ -114,7 +114,7 @@ def plan(
 def left_out(cfg: RunConfig) -> list[str]:
     """What a run of this configuration also computes and holds, and no figure here counts: networks that are given."""
     terms = {"the vision-aided discriminator": cfg.loss.vision_weight, "the CLIP loss": cfg.loss.clip_weight}
-    terms |= {"the perceptual loss": cfg.loss.perceptual_weight}
+    terms |= {"the perceptual loss": cfg.loss.perceptual_weight, "the style loss": cfg.loss.style_weight}
     return ["the text encoder", *(name for name, weight in terms.items() if weight)]
 
 

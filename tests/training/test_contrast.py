@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gigagan import config, losses
-from gigagan.augment import Augmentation
 from gigagan.config import RunConfig
 from gigagan.data.dataset import CaptionedImages, open_dataset
 from gigagan.data.features import CaptionFeatures
@@ -27,6 +26,7 @@ from gigagan.training.contrast import Contrast, HeadsContrast, build_critics, lo
 from gigagan.training.heads import TrainedHeads, train_heads
 from gigagan.training.micro_batches import MicroBatch
 from gigagan.training.state import TrainState, updating
+from tests.half_steps import micro_batch
 
 CPU = torch.device("cpu")
 SIDE = 32
@@ -169,20 +169,8 @@ def cfg() -> RunConfig:
     return config.load("tiny", ["train.batch=4", "train.batch_gpu=4", "augment.prob=0", *weights])
 
 
-def micro_batch(cfg: RunConfig, captions: list[str], pair: Contrast) -> MicroBatch:
-    generator = torch.Generator().manual_seed(0)
-    other, has_other = losses.mismatched(captions, generator)
-    B, side = len(captions), cfg.generator.resolution
-    return MicroBatch(
-        img=torch.randint(0, 256, (B, 3, side, side), dtype=torch.uint8, generator=generator),
-        captions=captions,
-        others=pair.text(captions),
-        features=TEXTS.encode(captions),
-        z=torch.randn(B, cfg.generator.z_dim, generator=generator),
-        augmentation=Augmentation.draw(cfg.augment, B, generator, CPU),
-        other=other,
-        has_other=has_other,
-    )
+def half_step(cfg: RunConfig, captions: list[str], pair: Contrast) -> MicroBatch:
+    return micro_batch(cfg, captions, max_tokens=8, others=pair.text(captions))
 
 
 def train_generator(state: TrainState, batch: MicroBatch, count: int) -> list[float]:
@@ -202,7 +190,7 @@ def test_g_learns_to_fit_its_captions(cfg: RunConfig, random_lite0: EfficientNet
     state = TrainState(cfg, feature_dim=TEXTS.feature_dim, device=CPU, image_network=random_lite0, contrast=pair)
     before = [p.clone() for p in pair.heads.parameters()]
     values = train_generator(
-        state, micro_batch(cfg, ["a red square", "a green bar", "a blue column", "a gray dot"], pair), 40
+        state, half_step(cfg, ["a red square", "a green bar", "a blue column", "a gray dot"], pair), 40
     )
     assert values[-1] < 0.7 * values[0]
     assert not any(p.requires_grad for p in [*random_lite0.parameters(), *pair.heads.parameters()])
@@ -216,7 +204,7 @@ def test_micro_batches_are_told_from_the_whole_batch(
     pair.others = pair.others[:0]
     state = TrainState(cfg, feature_dim=TEXTS.feature_dim, device=CPU, image_network=random_lite0, contrast=pair)
     whole = ["a red square", "a green bar", "a blue column", "a gray dot"]
-    part = micro_batch(cfg, whole[:2], pair)
+    part = half_step(cfg, whole[:2], pair)
     with updating(state.G, state.opt_G):
         few = float(steps.generator_step(state, part, share=1.0)["Loss/G/clip"])
         more = float(
@@ -267,7 +255,7 @@ def test_a_run_looks_through_clip(cfg: RunConfig, clip_checkpoint: Path) -> None
     assert isinstance(network, ClipPair)
     assert pair is network
     state = TrainState(cfg, feature_dim=TEXTS.feature_dim, device=CPU, image_network=network, contrast=pair)
-    batch = micro_batch(cfg, ["red", "green", "blue", "gray"], pair)
+    batch = half_step(cfg, ["red", "green", "blue", "gray"], pair)
     assert state.V is not None
     with updating(state.D, state.opt_D), updating(state.V, state.opt_V):
         stats = steps.discriminator_step(state, batch, share=1.0, r1=True)

@@ -9,15 +9,15 @@ import torch
 from PIL import Image
 
 from gigagan import config, losses
-from gigagan.augment import Augmentation
 from gigagan.config import RunConfig
 from gigagan.data.dataset import open_dataset
 from gigagan.data.features import CaptionFeatures
 from gigagan.data.loader import batches
 from gigagan.models.frozen import HashedText
 from gigagan.training import steps
-from gigagan.training.micro_batches import MicroBatch, micro_batches
+from gigagan.training.micro_batches import micro_batches
 from gigagan.training.state import TrainState, updating
+from tests.half_steps import micro_batch
 
 CPU = torch.device("cpu")
 
@@ -31,22 +31,6 @@ def cfg() -> RunConfig:
 def state(cfg: RunConfig) -> TrainState:
     torch.manual_seed(0)
     return TrainState(cfg, feature_dim=HashedText.feature_dim, device=CPU)
-
-
-def micro_batch(captions: list[str], cfg: RunConfig) -> MicroBatch:
-    generator = torch.Generator().manual_seed(0)
-    B = len(captions)
-    other, has_other = losses.mismatched(captions, generator)
-    return MicroBatch(
-        img=torch.randint(0, 256, (B, 3, 16, 16), dtype=torch.uint8, generator=generator),
-        captions=captions,
-        others=None,
-        features=HashedText(max_tokens=16).encode(captions),
-        z=torch.randn(B, cfg.generator.z_dim, generator=generator),
-        augmentation=Augmentation.draw(cfg.augment, B, generator, CPU),
-        other=other,
-        has_other=has_other,
-    )
 
 
 def test_a_real_picture_travels_with_its_own_caption(cfg: RunConfig, state: TrainState, tmp_path: Path) -> None:
@@ -71,7 +55,7 @@ def test_a_real_picture_travels_with_its_own_caption(cfg: RunConfig, state: Trai
 
 def test_d_learns_own_captions_real_and_others_fake(cfg: RunConfig, state: TrainState) -> None:
     """Train D alone on fixed pictures: real scores high with its caption, low with another's, generated low."""
-    batch = micro_batch(["one red", "two green", "three blue", "four gray"], cfg)
+    batch = micro_batch(cfg, ["one red", "two green", "three blue", "four gray"])
     for _ in range(60):
         with updating(state.D, state.opt_D):
             state.opt_D.zero_grad()
@@ -84,7 +68,7 @@ def test_d_learns_own_captions_real_and_others_fake(cfg: RunConfig, state: Train
 
 def test_swapped_captions_are_caught(cfg: RunConfig, state: TrainState) -> None:
     """Sabotage: were the 'mismatched' captions the pictures' own, D could not tell the two apart."""
-    honest = micro_batch(["one red", "two green", "three blue", "four gray"], cfg)
+    honest = micro_batch(cfg, ["one red", "two green", "three blue", "four gray"])
     sabotaged = dataclasses.replace(honest, other=torch.arange(4))
     for _ in range(60):
         with updating(state.D, state.opt_D):
@@ -96,7 +80,7 @@ def test_swapped_captions_are_caught(cfg: RunConfig, state: TrainState) -> None:
 
 def test_words_go_to_attention_and_captions_to_the_style(cfg: RunConfig, state: TrainState) -> None:
     """Given words, attention and the 4 px layers follow them, whatever the caption says to finer layers."""
-    own = micro_batch(["one red", "two green", "three blue", "four gray"], cfg)
+    own = micro_batch(cfg, ["one red", "two green", "three blue", "four gray"])
     words = HashedText(max_tokens=16).encode(["five", "six", "seven", "eight"])
     w, pyramid = steps._generated(state, dataclasses.replace(own, words=words))
     of_own, of_words = (state.G.mapping(own.z, state.G.text(f).t_global) for f in (own.features, words))
@@ -111,7 +95,7 @@ def test_words_go_to_attention_and_captions_to_the_style(cfg: RunConfig, state: 
 
 
 def test_only_the_network_whose_turn_it_is_collects_gradients(cfg: RunConfig, state: TrainState) -> None:
-    batch = micro_batch(["a", "b", "c", "d"], cfg)
+    batch = micro_batch(cfg, ["a", "b", "c", "d"])
     with updating(state.D, state.opt_D):
         steps.discriminator_step(state, batch, share=1.0, r1=True)
     assert all(p.grad is None for p in state.G.parameters())
@@ -126,7 +110,7 @@ def test_only_the_network_whose_turn_it_is_collects_gradients(cfg: RunConfig, st
 
 def test_the_readings_of_the_matching_term_in_g(cfg: RunConfig, state: TrainState) -> None:
     """Raise: small where D calls the wrong pair real; lower: small where it calls it fake; they differ by the logit."""
-    batch = micro_batch(["a", "b", "c", "d"], cfg)
+    batch = micro_batch(cfg, ["a", "b", "c", "d"])
 
     def match(*overrides: str) -> float | None:
         state.cfg = config.load("tiny", ["augment.prob=0", "loss.intermediate_match_weight=0", *overrides])
@@ -148,7 +132,7 @@ def test_the_readings_of_the_matching_term_in_g(cfg: RunConfig, state: TrainStat
 
 def test_real_pictures_alone_may_be_mismatched(cfg: RunConfig, state: TrainState) -> None:
     """Reed's loss judges real pictures under others' captions, the paper's generated ones as well."""
-    batch = micro_batch(["a", "b", "c", "d"], cfg)
+    batch = micro_batch(cfg, ["a", "b", "c", "d"])
 
     def match(generated: bool) -> float:
         state.cfg = cfg.model_copy(update={"loss": cfg.loss.model_copy(update={"match_generated": generated})})
@@ -160,7 +144,7 @@ def test_real_pictures_alone_may_be_mismatched(cfg: RunConfig, state: TrainState
 
 
 def test_generator_step_raises_the_scores_of_its_pictures(cfg: RunConfig, state: TrainState) -> None:
-    batch = micro_batch(["a", "b", "c", "d"], cfg)
+    batch = micro_batch(cfg, ["a", "b", "c", "d"])
     first = steps.generator_step
     values = []
     for _ in range(20):
@@ -172,7 +156,7 @@ def test_generator_step_raises_the_scores_of_its_pictures(cfg: RunConfig, state:
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(cfg: RunConfig, state: TrainState) -> None:
-    whole = micro_batch([f"caption {k}" for k in range(8)], cfg)
+    whole = micro_batch(cfg, [f"caption {k}" for k in range(8)])
     no_match = config.load("tiny", ["loss.match_weight_D=0", "augment.prob=0"])  # pairs are drawn within a micro-batch
     state.cfg = no_match
     parts = [
@@ -204,7 +188,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(cfg: RunConfig, stat
 def test_frozen_stages_stay(cfg: RunConfig) -> None:
     frozen = TrainState(config.load("tiny", ["train.freeze_D=1"]), feature_dim=HashedText.feature_dim, device=CPU)
     with updating(frozen.D, frozen.opt_D):
-        steps.discriminator_step(frozen, micro_batch(["a", "b"], cfg), share=1.0, r1=False)
+        steps.discriminator_step(frozen, micro_batch(cfg, ["a", "b"]), share=1.0, r1=False)
     finest, *rest = frozen.D.stages.values()
     assert all(p.grad is None for p in finest.parameters())
     assert all(p.grad is not None for stage in rest for p in stage.parameters())

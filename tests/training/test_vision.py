@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from gigagan import checkpoint, config, losses
-from gigagan.augment import Augmentation
 from gigagan.config import RunConfig
 from gigagan.errors import CheckpointError
 from gigagan.models import frozen_image
@@ -16,6 +15,7 @@ from gigagan.models.frozen import EfficientNetLite, HashedText
 from gigagan.training import loop, steps
 from gigagan.training.micro_batches import MicroBatch
 from gigagan.training.state import TrainState, updating
+from tests.half_steps import micro_batch
 
 CPU = torch.device("cpu")
 CAPTIONS = ["one red", "two green", "three blue", "four gray"]
@@ -35,18 +35,7 @@ def state(cfg: RunConfig, random_lite0: EfficientNetLite) -> TrainState:
 
 @pytest.fixture
 def batch(cfg: RunConfig) -> MicroBatch:
-    generator = torch.Generator().manual_seed(0)
-    other, has_other = losses.mismatched(CAPTIONS, generator)
-    return MicroBatch(
-        img=torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8, generator=generator),
-        captions=CAPTIONS,
-        others=None,
-        features=HashedText(max_tokens=16).encode(CAPTIONS),
-        z=torch.randn(4, cfg.generator.z_dim, generator=generator),
-        augmentation=Augmentation.draw(cfg.augment, 4, generator, CPU),
-        other=other,
-        has_other=has_other,
-    )
+    return micro_batch(cfg, CAPTIONS)
 
 
 def train_judges(state: TrainState, batch: MicroBatch, count: int) -> steps.Stats:

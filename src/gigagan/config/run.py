@@ -336,13 +336,9 @@ class RunConfig(Section):
             )
         if self.train.batch_gpu < 2 and (self.loss.match_weight_D or self.loss.match_weight_G):
             raise ValueError("train.batch_gpu is 1, but the matching loss needs another caption; use at least 2")
-        others = (
-            self.loss.vision_weight,
-            self.loss.clip_weight,
-            self.loss.paired_l1_weight,
-            self.loss.perceptual_weight,
-        )
-        if not self.loss.adv_weight and not any(others):
+        loss = self.loss
+        others = loss.vision_weight, loss.clip_weight, loss.perceptual_weight, loss.style_weight
+        if not (loss.adv_weight or loss.paired_l1_weight or any(others)):
             raise ValueError("loss.adv_weight is 0 and so is every other loss of G; give one of them a weight")
         if self.train.freeze_D >= len(self.discriminator.blocks):  # stages, whatever enters them
             raise ValueError(

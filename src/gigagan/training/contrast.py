@@ -19,6 +19,7 @@ from torch import Tensor
 from gigagan.config import RunConfig, TextConfig
 from gigagan.data.features import CaptionFeatures
 from gigagan.errors import CheckpointError, ConfigError
+from gigagan.evaluation.features import EXTREME_CHANNELS, GRAM_CHANNELS
 from gigagan.evaluation.readers import Readers
 from gigagan.models.frozen import (
     ImageFeatures,
@@ -32,10 +33,6 @@ from gigagan.models.frozen_clip_pair import load_clip_pair
 FORMAT = "gigagan-heads-2"
 CELLS = 2
 """The two coarsest maps are averaged over so many cells a side: what is where, roughly."""
-CORRELATED_CHANNELS = 24
-"""Maps with no more channels also tell a style by correlations: those at strides 2 and 4."""
-EXTREME_CHANNELS = 40
-"""Maps with no more channels also tell it by extremes: those at strides 2, 4 and 8."""
 
 
 class Contrast(Protocol):
@@ -95,9 +92,11 @@ def texture_features(seen: ImageFeatures) -> Float[Tensor, "B M"]:
 
 
 def _statistics(x: Float[Tensor, "B C H W"]) -> list[Tensor]:
+    # Those by which the evaluator reads styles, in a form whose slope is finite everywhere: correlations in place of
+    # roots of covariances.
     channels, mean, deviation = x.shape[1], x.mean(dim=(2, 3)), _deviation(x)
     statistics = [mean, deviation]
-    if channels <= CORRELATED_CHANNELS:
+    if channels <= GRAM_CHANNELS:
         row, column = torch.triu_indices(channels, channels, offset=1, device=x.device)
         unit = ((x - mean[:, :, None, None]) / deviation[:, :, None, None]).flatten(2)
         statistics.append((unit @ unit.mT / unit.shape[2])[:, row, column])
