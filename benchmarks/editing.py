@@ -203,14 +203,20 @@ def held_out(evaluator: Evaluator, data: Captioned, resolution: int) -> tuple[li
 
 
 def judged(measured: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Each bar beside its figure; of mixing at the layer that comes nearest to both."""
+    """Each bar beside its figure; of mixing at the layer that comes nearest to both.
+
+    A mix changes the style where its picture reads as another than the plain one does; how many read as FINE is printed
+    and drawn beside it, under no bar.
+    """
     best = max(
         measured["mixing"],
-        key=lambda row: min(row["style"] / BARS["mixing, style"], row["concept kept"] / BARS["mixing, concept kept"]),
+        key=lambda row: min(
+            row["style differs"] / BARS["mixing, style"], row["concept kept"] / BARS["mixing, concept kept"]
+        ),
     )
     added = next(row for row in measured["arithmetic"] if row["strength"] == 1)
     figures = {
-        "mixing, style": best["style"],
+        "mixing, style": best["style differs"],
         "mixing, concept kept": best["concept kept"],
         "arithmetic, style": added["style"],
     }
@@ -232,7 +238,15 @@ def plot(measured: dict[str, Any], path: Path) -> None:
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
     shown: dict[str, tuple[Any, str, dict[str, str]]] = {
-        "mixing": (left, "layer", {"style": "reads as black and white icon", "concept kept": "concept kept in top 5"}),
+        "mixing": (
+            left,
+            "layer",
+            {
+                "style": "reads as black and white icon",
+                "style differs": "reads as no 3D render",
+                "concept kept": "concept kept in top 5",
+            },
+        ),
         "arithmetic": (
             right,
             "strength",
