@@ -203,20 +203,14 @@ def held_out(evaluator: Evaluator, data: Captioned, resolution: int) -> tuple[li
 
 
 def judged(measured: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Each bar beside its figure; of mixing at the layer that comes nearest to both.
-
-    A mix changes the style where its picture reads as another than the plain one does; how many read as FINE is printed
-    and drawn beside it, under no bar.
-    """
+    """Each bar beside its figure; of mixing at the layer that comes nearest to both."""
     best = max(
         measured["mixing"],
-        key=lambda row: min(
-            row["style differs"] / BARS["mixing, style"], row["concept kept"] / BARS["mixing, concept kept"]
-        ),
+        key=lambda row: min(row["style"] / BARS["mixing, style"], row["concept kept"] / BARS["mixing, concept kept"]),
     )
     added = next(row for row in measured["arithmetic"] if row["strength"] == 1)
     figures = {
-        "mixing, style": best["style differs"],
+        "mixing, style": best["style"],
         "mixing, concept kept": best["concept kept"],
         "arithmetic, style": added["style"],
     }
