@@ -128,7 +128,7 @@ def train_and_measure(row: int, seed: int, kimg: float, arguments: argparse.Name
     size = ["--num", str(NUM_PROMPTS), "--json", str(figures)]
     gigagan(run_dir, "evaluate", str(run_dir / "model"), "--data", str(arguments.data), *size)
     measured = json.loads(figures.read_text())["figures"]
-    return {short: _figure(measured, name) for short, name in FIGURES.items()} | {"cpu_sec": _cpu_sec(run_dir)}
+    return {short: figure(measured, name) for short, name in FIGURES.items()} | {"cpu_sec": cpu_sec(run_dir)}
 
 
 def gigagan(run_dir: Path, *arguments: str) -> None:
@@ -142,11 +142,12 @@ def gigagan(run_dir: Path, *arguments: str) -> None:
         raise RuntimeError(f"{run_dir}: gigagan {arguments[0]} failed; see log.txt there")
 
 
-def _figure(measured: dict[str, Any], name: str) -> float:
+def figure(measured: dict[str, Any], name: str) -> float:
+    """The value whose name begins so."""
     return next(f["value"] for full, f in measured.items() if full.startswith(name))
 
 
-def _cpu_sec(run_dir: Path) -> int:
+def cpu_sec(run_dir: Path) -> int:
     """Of the training up to now."""
     total, before = 0.0, 0.0
     for line in (run_dir / "stats.jsonl").read_text().splitlines():

@@ -50,7 +50,7 @@ def main() -> int:
     """Measure, print, write; 0 if every bar that was measured held."""
     arguments = _arguments()
     pipe = Pipeline.from_pretrained(arguments.model, upsampled=False)
-    data, evaluator = open_evaluator(arguments.data, max(MIN_RES, pipe.resolution), pipe)
+    data, evaluator = open_evaluator(arguments.data, max(MIN_RES, pipe.resolution), pipe.device)
     names, things = _concepts(evaluator, arguments.num)
     reader = Reader(pipe, evaluator, names)
     measured: dict[str, Any] = {

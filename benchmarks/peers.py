@@ -87,24 +87,20 @@ def gigagan_forward(size: str, batch: int, arithmetic: str) -> Case:
     return Case({"forward": Part(_drawing(lambda: network(**tokens), arithmetic))}, batch, parameters)
 
 
-def gigagan_training(batch: int, cached_text: bool) -> Case:
-    """gigagan-pytorch's own D and G steps on its small configuration, with its penalty every fourth D step.
+def gigagan_small(clip: Any) -> Any:
+    """gigagan-pytorch's G, D and their training on its small configuration; `clip` is an `OpenClipAdapter`.
 
-    Its core losses: hinge, multi-scale, reconstruction, penalty. The matching and the CLIP loss are off, as neither is
-    in the rows' other side; both would cost it more. float32: its bfloat16 is slower here.
-    Without `cached_text` it runs its CLIP, ViT-B/32, on every caption of every pass, as it comes; one CLIP is shared by
-    G and D, which it does not do by itself.
+    Its core losses: hinge, multi-scale, reconstruction, penalty. Its CLIP loss needs weights that only a hub has. Its
+    matching loss is off, which serves it: it rotates the captions and then reads those that it had before, so that own
+    captions count as wrong ones.
     """
     from gigagan_pytorch import Discriminator, GigaGAN, TextEncoder
-    from gigagan_pytorch.open_clip import OpenClipAdapter
 
     c = SMALL
-    clip = _cached_clip() if cached_text else OpenClipAdapter(pretrained=None)  # None: random weights, no download
 
     def encoder() -> Any:
         return TextEncoder(dim=c["text"], depth=c["text_depth"], clip=clip)
 
-    generator = _gigagan_generator("small", encoder())
     discriminator = Discriminator(
         image_size=64,
         dim_capacity=c["capacity"],
@@ -116,8 +112,8 @@ def gigagan_training(batch: int, cached_text: bool) -> Case:
         text_encoder=encoder(),
     )
     folder = tempfile.mkdtemp()  # it makes its folders when built
-    gan = GigaGAN(
-        generator=generator,
+    return GigaGAN(
+        generator=_gigagan_generator("small", encoder()),
         discriminator=discriminator,
         generator_contrastive_loss_weight=0.0,
         matching_awareness_loss_weight=0.0,
@@ -125,6 +121,19 @@ def gigagan_training(batch: int, cached_text: bool) -> Case:
         model_folder=f"{folder}/models",
         results_folder=f"{folder}/results",
     )
+
+
+def gigagan_training(batch: int, cached_text: bool) -> Case:
+    """gigagan-pytorch's own D and G steps on its small configuration, with its penalty every fourth D step.
+
+    Neither side of the rows has the matching and the CLIP loss; both would cost it more. float32: its bfloat16 is
+    slower here.
+    Without `cached_text` it runs its CLIP, ViT-B/32, on every caption of every pass, as it comes; one CLIP is shared by
+    G and D, which it does not do by itself.
+    """
+    from gigagan_pytorch.open_clip import OpenClipAdapter
+
+    gan = gigagan_small(_cached_clip() if cached_text else OpenClipAdapter(pretrained=None))  # None: random weights
     captions = [f"a flat color picture of a red apple and {i} stars" for i in range(batch)]
     pictures = torch.rand(batch, 3, 64, 64)
 
@@ -140,7 +149,7 @@ def gigagan_training(batch: int, cached_text: bool) -> Case:
         ),
         "G": Part(lambda: gan.train_generator_step(batch_size=batch, dl_iter=stream)),
     }
-    return Case(parts, batch, {"G": trainable(generator), "D": trainable(discriminator)})
+    return Case(parts, batch, {"G": trainable(gan.G), "D": trainable(gan.D)})
 
 
 def aura_tiles(arithmetic: str, count: int) -> Case:

@@ -12,6 +12,8 @@ from gigagan.cli.files import check_folders
 from gigagan.data.places import write_whole
 
 if TYPE_CHECKING:
+    import torch
+
     from gigagan.evaluation.evaluate import Image, Request
     from gigagan.evaluation.evaluator import Evaluator
     from gigagan.evaluation.real import Captioned
@@ -92,7 +94,7 @@ def evaluate(
     psi = check_psi(psi)
     pipe = Pipeline.from_pretrained(model, device="auto", upsampled=False)
     judges = open_judges(inception_path, clip_path, fid_num, pipe.device)
-    data, evaluator = open_evaluator(data_path, max(MIN_RES, pipe.resolution), pipe)
+    data, evaluator = open_evaluator(data_path, max(MIN_RES, pipe.resolution), pipe.device)
     requests = plan(evaluator.real, split, num)
     drawing = Drawing(pipe, requests, psi, num_first=SHEET_PICTURES, keep=page_path is not None)
     started = time.monotonic()
@@ -133,7 +135,7 @@ def _said(drawing: Drawing, evaluator: "Evaluator") -> dict[str, Any]:
     }
 
 
-def open_evaluator(data_path: Path, resolution: int, pipe: "Pipeline") -> "tuple[Captioned, Evaluator]":
+def open_evaluator(data_path: Path, resolution: int, device: "torch.device") -> "tuple[Captioned, Evaluator]":
     """The data's pictures at a resolution, and what measures by them."""
     from gigagan.config import TextConfig
     from gigagan.data.dataset import open_dataset
@@ -145,7 +147,7 @@ def open_evaluator(data_path: Path, resolution: int, pipe: "Pipeline") -> "tuple
 
     data = open_dataset(data_path, resolution=resolution)
     fetch("lite1", progress=True)
-    network = FeatureNetwork(load_efficientnet_lite("lite1", pipe.device), pipe.device)
+    network = FeatureNetwork(load_efficientnet_lite("lite1", device), device)
     text_encoder = build_text_encoder(TextConfig())
     assert isinstance(text_encoder, MiniLM)
     data_hash = f"{hash_data(data_path)} {resolution}"
