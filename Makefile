@@ -123,7 +123,7 @@ bench-env: .bench-venv/.made
 .bench-venv/.made:
 	$(PYTHON) -m venv .bench-venv
 	$(BENCH_BIN)/pip install --no-compile $(PIP_ARGS) $(BENCH_TORCH)
-	$(BENCH_BIN)/pip install --no-compile $(PIP_ARGS) -e '.[train]' $(PEERS) matplotlib==3.11.2
+	$(BENCH_BIN)/pip install --no-compile $(PIP_ARGS) -e '.[train,eval]' $(PEERS) matplotlib==3.11.2
 	touch $@
 
 print-torch:

@@ -30,10 +30,11 @@ BATCH = 8
 """Of the peer: in its few hundred steps more of them serve it better than larger ones."""
 PENALTY_EVERY = 4
 """D steps, the peer's own default."""
-PEER_POINTS = (900.0, 1800.0, 3600.0, 5400.0, 7200.0)
+CPU_SEC = 7200.0
+PEER_POINTS = (900.0, 3600.0, CPU_SEC)
 """CPU-seconds at which the peer is measured."""
-OURS_KIMG = 10.0
-"""Ours is measured each time it has seen so many pictures more, and at half of the first."""
+OURS_KIMG = (5.0, 10.0, 20.0, 30.0, 50.0)
+"""Where ours is measured, and once more at the end of its time."""
 
 
 def train_peer(arguments: argparse.Namespace) -> None:
@@ -86,9 +87,11 @@ def train_peer(arguments: argparse.Namespace) -> None:
         if spent > before:
             gan.save(state)
             progress.write_text(json.dumps({"cpu_sec": spent, "steps": steps}))
+        kimg = steps * BATCH / 1000
+        if f"peer/{arguments.seed}/{kimg:g}" not in read():
             networks = {"averaged": gan.G_ema, "plain": gan.unwrapped_G}
             found = [measure(network, arguments.data, run_dir / f"{name}.png") for name, network in networks.items()]
-            keep("peer", arguments.seed, steps * BATCH / 1000, min(found, key=lambda f: f["frechet"]), spent)
+            keep("peer", arguments.seed, kimg, min(found, key=lambda f: f["frechet"]), spent)
 
 
 def _cached_text(texts: Any) -> Any:
@@ -136,18 +139,26 @@ def train_ours(arguments: argparse.Namespace) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     settings = [f"data.path={arguments.data}", f"data.features={arguments.features}", f"vision.heads={arguments.heads}"]
     settings += [f"train.seed={arguments.seed}", "--dtype", arguments.dtype]
-    kimg, spent = OURS_KIMG / 2, 0.0
-    while spent < PEER_POINTS[-1] and kimg <= (arguments.kimg or kimg):
+    reached, spent = 0.0, 0
+    for point in (*OURS_KIMG, None):
+        if arguments.kimg and (point is None or point > arguments.kimg):
+            break
+        kimg = point or int(10 * reached * CPU_SEC / spent) / 10
         total = f"train.total_kimg={kimg:g}"
         gigagan(run_dir, "train", "emoji64-released", "--run-dir", str(run_dir), total, *settings)
-        spent, figures = cpu_sec(run_dir), run_dir / "figures.json"
+        reached, spent = last(run_dir), cpu_sec(run_dir)
+        figures = run_dir / "figures.json"
         if f"ours/{arguments.seed}/{kimg:g}" not in read():
             asked = ["--data", str(arguments.data), "--num", str(NUM_PROMPTS), "--json", str(figures)]
             gigagan(run_dir, "evaluate", str(run_dir / "model"), *asked, "--sheet", str(run_dir / "sheet.png"))
             values = json.loads(figures.read_text())["figures"]
             found = {short: figure(values, name) for short, name in FIGURES.items()}
             keep("ours", arguments.seed, kimg, found, spent)
-        kimg += OURS_KIMG - kimg % OURS_KIMG
+
+
+def last(run_dir: Path) -> float:
+    """How far a run has come, in thousand images."""
+    return float(json.loads((run_dir / "stats.jsonl").read_text().splitlines()[-1])["Progress/kimg"])
 
 
 def read() -> dict[str, dict[str, float]]:
