@@ -51,6 +51,11 @@ def pixels(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
+def same(frame: Image.Image, picture: np.ndarray) -> bool:
+    """Frames are drawn alone, pictures among as many as a micro-batch holds: rounding may show in the last bit."""
+    return bool(np.abs(np.asarray(frame).astype(int) - picture).max() <= 1)
+
+
 def test_pictures_are_the_pipelines_and_say_so(desk: Desk, pipe: Pipeline) -> None:
     paths = desk.pictures("a red apple", [3, 9], 0.6)
     for path, seed, image in zip(
@@ -83,19 +88,18 @@ def test_a_plane_of_prompts(desk: Desk, pipe: Pipeline) -> None:
     name = desk.explore(FOUR, 2, 0.7, directions=False)
     assert name == desk.explore(FOUR, 2, 0.7, directions=False)
     for (x, y), prompt in zip([(0, 0), (1, 0), (0, 1), (1, 1)], FOUR, strict=True):
-        assert np.array_equal(np.asarray(desk.frame(name, x, y, 0)), np.asarray(pipe(prompt, seeds=2).images[0]))
+        assert same(desk.frame(name, x, y, 0), np.asarray(pipe(prompt, seeds=2).images[0]))
     points = [pipe.latents([prompt], pipe.z([2])) for prompt in FOUR]
     expected = pipe.draw(plane(points, 0.3, 0.8))[0][0].permute(1, 2, 0).numpy()
-    assert np.array_equal(np.asarray(desk.frame(name, 0.3, 0.8, 0)), expected)
+    assert same(desk.frame(name, 0.3, 0.8, 0), expected)
     assert desk.frame(name, 0.3, 0.8, 128).size == (128, 128)
 
 
 def test_a_plane_is_drawn_larger_where_the_pointer_rests(large_pipe: Pipeline, pipe: Pipeline, tmp_path: Path) -> None:
     desk = Desk(large_pipe, tmp_path)
     name = desk.explore(FOUR, 2, 0.7, directions=False)
-    small, large = (np.asarray(desk.frame(name, 0, 0, size)) for size in (0, 64))
-    assert np.array_equal(small, np.asarray(pipe(FOUR[0], seeds=2).images[0]))
-    assert np.array_equal(large, np.asarray(large_pipe(FOUR[0], seeds=2).images[0]))
+    assert same(desk.frame(name, 0, 0, 0), np.asarray(pipe(FOUR[0], seeds=2).images[0]))
+    assert np.array_equal(np.asarray(desk.frame(name, 0, 0, 64)), np.asarray(large_pipe(FOUR[0], seeds=2).images[0]))
 
 
 def test_a_picture_is_upsampled(large_pipe: Pipeline, pipe: Pipeline, tmp_path: Path) -> None:
@@ -120,9 +124,9 @@ def test_a_picture_is_upsampled(large_pipe: Pipeline, pipe: Pipeline, tmp_path: 
 def test_a_plane_of_directions_has_the_first_prompt_in_its_middle(desk: Desk, pipe: Pipeline) -> None:
     name = desk.explore(["a red apple", "", "x", " "], 2, 0.7, directions=True)
     own = np.asarray(pipe("a red apple", seeds=2).images[0])
-    assert np.array_equal(np.asarray(desk.frame(name, 0.5, 0.5, 0)), own)
+    assert same(desk.frame(name, 0.5, 0.5, 0), own)
     for place in ((0.9, 0.5), (0.5, 0.9)):
-        assert not np.array_equal(np.asarray(desk.frame(name, *place, 0)), own)
+        assert not same(desk.frame(name, *place, 0), own)
 
 
 def test_the_oldest_planes_and_files_go(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

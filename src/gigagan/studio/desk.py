@@ -1,5 +1,6 @@
 """What the tabs ask of the model, without a page: requests in, files out that say how to draw them again."""
 
+import copy
 import dataclasses
 import hashlib
 import io
@@ -56,6 +57,9 @@ class Desk:
 
     def __init__(self, pipe: Pipeline, folder: Path) -> None:
         self.pipe = pipe
+        # A frame lives for a moment: its last bits may depend on what it is drawn with, and a lone one costs half.
+        self._frames = copy.copy(pipe)
+        self._frames.micro_batch = 1
         self.folder = folder
         self._turn = threading.Lock()
         self._enlarging = threading.Lock()
@@ -126,8 +130,9 @@ class Desk:
         if not (0 <= x <= 1 and 0 <= y <= 1):
             raise ConfigError(f"({x:g}, {y:g}) isn't in the plane; expected numbers from 0 to 1")
         point = found.at(x, y)
+        large = size > self.pipe.generator.cfg.resolution
         with self._turn:
-            (image,) = to_pil(self.pipe.draw(point if size > self.pipe.generator.cfg.resolution else point.base)[0])
+            (image,) = to_pil((self.pipe.draw(point) if large else self._frames.draw(point.base))[0])
         return image if image.width >= size else image.resize((size, size), Image.Resampling.LANCZOS)
 
     def table(self, prompts: Sequence[str], styles: Sequence[str], seed: int, psi: float) -> Path:
