@@ -16,10 +16,10 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 from gigagan import config, cost
 from gigagan.config import RunConfig
@@ -101,19 +101,24 @@ def run(arguments: argparse.Namespace) -> None:
     def one(job: tuple[int, int]) -> None:
         for point in POINTS:
             key = f"{job[0]}/{job[1]}/{point * arguments.kimg:g}"
-            if key not in read():
+            if key not in read(RESULTS):
                 figures = train_and_measure(*job, point * arguments.kimg, arguments)
                 with lock:
-                    RESULTS.write_text(json.dumps(read() | {key: figures}, indent=1, sort_keys=True) + "\n")
-                print(key, figures, flush=True)
+                    keep(RESULTS, key, figures)
 
     with ThreadPoolExecutor(arguments.workers) as pool:
         list(pool.map(one, jobs))
 
 
-def read() -> dict[str, dict[str, float]]:
-    """What is measured: "row/seed/kimg" to figures."""
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+def read(results: Path) -> dict[str, dict[str, float]]:
+    """What is measured: "run/seed/kimg" to figures; here a run is a row."""
+    return json.loads(results.read_text()) if results.exists() else {}
+
+
+def keep(results: Path, key: str, figures: dict[str, float]) -> None:
+    """Add a point."""
+    results.write_text(json.dumps(read(results) | {key: figures}, indent=1, sort_keys=True) + "\n")
+    print(key, figures, flush=True)
 
 
 def train_and_measure(row: int, seed: int, kimg: float, arguments: argparse.Namespace) -> dict[str, float]:
@@ -124,11 +129,16 @@ def train_and_measure(row: int, seed: int, kimg: float, arguments: argparse.Name
     preset.write_text(config.to_yaml(scaled(row, seed=seed, total_kimg=arguments.kimg)))
     data = [f"data.path={arguments.data}", f"data.features={arguments.features}", f"vision.heads={arguments.heads}"]
     gigagan(run_dir, "train", str(preset), "--run-dir", str(run_dir), *data, f"train.total_kimg={kimg:g}")
-    figures = run_dir / "figures.json"
-    size = ["--num", str(NUM_PROMPTS), "--json", str(figures)]
-    gigagan(run_dir, "evaluate", str(run_dir / "model"), "--data", str(arguments.data), *size)
-    measured = json.loads(figures.read_text())["figures"]
-    return {short: figure(measured, name) for short, name in FIGURES.items()} | {"cpu_sec": cpu_sec(run_dir)}
+    return measure(run_dir, arguments.data)
+
+
+def measure(run_dir: Path, data: Path) -> dict[str, float]:
+    """Figures of a run's model as it stands, with the CPU-seconds that it took; its first pictures are in sheet.png."""
+    model, figures, sheet = run_dir / "model", run_dir / "figures.json", run_dir / "sheet.png"
+    asked = ["--data", str(data), "--num", str(NUM_PROMPTS), "--json", str(figures), "--sheet", str(sheet)]
+    gigagan(run_dir, "evaluate", str(model), *asked)
+    values = {name: f["value"] for name, f in json.loads(figures.read_text())["figures"].items()}
+    return picked(values) | {"cpu_sec": cpu_sec(run_dir)}
 
 
 def gigagan(run_dir: Path, *arguments: str) -> None:
@@ -142,9 +152,12 @@ def gigagan(run_dir: Path, *arguments: str) -> None:
         raise RuntimeError(f"{run_dir}: gigagan {arguments[0]} failed; see log.txt there")
 
 
-def figure(measured: dict[str, Any], name: str) -> float:
-    """The value whose name begins so."""
-    return next(f["value"] for full, f in measured.items() if full.startswith(name))
+def picked(values: Mapping[str, float]) -> dict[str, float]:
+    """The figures that are kept, of all that were measured."""
+    return {
+        short: next(value for name, value in values.items() if name.startswith(start))
+        for short, start in FIGURES.items()
+    }
 
 
 def cpu_sec(run_dir: Path) -> int:
@@ -159,7 +172,7 @@ def cpu_sec(run_dir: Path) -> int:
 
 def table(arguments: argparse.Namespace) -> None:
     """Print the rows as Markdown, mean and deviation over seeds, beside the paper's; draw the curves."""
-    measured = read()
+    measured = read(RESULTS)
     kimg = max(float(key.split("/")[2]) for key in measured)
     print(
         "| row | G, M | GFLOP a step's image | CPU-s | Fréchet | kernel x1000 | style | concept R@5 | text R@5 |",

@@ -7,8 +7,8 @@
     python benchmarks/peer_training.py table --plot FILE
 
 in the environment of `make bench-env`. Ours is the preset of the released model from its beginning; the peer is its
-small configuration with its own steps and rates. Both read captions as MiniLM's features, kept in a file, and see the
-same batches' pictures. Stopped and started again, each goes on from its last measured point.
+small configuration with its own steps and rates. Both read captions as MiniLM's features, kept in a file, and draw from
+the same training split. Stopped and started again, each goes on from its last measured point.
 """
 
 import argparse
@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ablation import FIGURES, NUM_PROMPTS, cpu_sec, figure, gigagan
-from peers import SMALL, gigagan_small
-from torch import Tensor, nn
+from ablation import NUM_PROMPTS, cpu_sec, gigagan, keep, measure, picked, read
+from peers import SMALL, gigagan_small, looked_up
+from torch import Tensor
 
 RESULTS = Path(__file__).with_name("peer_training.json")
 RESOLUTION = 64
@@ -42,6 +42,7 @@ def train_peer(arguments: argparse.Namespace) -> None:
 
     By its averaged generator, which lags behind in so few steps, and by the plain one: the better one's figures count.
     """
+    from gigagan.cli.evaluate import open_evaluator
     from gigagan.config import DataConfig, TextConfig
     from gigagan.data.dataset import open_for_training
     from gigagan.data.features import CaptionFeatures
@@ -50,14 +51,14 @@ def train_peer(arguments: argparse.Namespace) -> None:
 
     torch.manual_seed(arguments.seed)
     texts = CaptionFeatures(build_text_encoder(TextConfig()), preload=arguments.features)
-    gan = gigagan_small(_cached_text(texts))
+    gan = gigagan_small(looked_up(texts.encoder.feature_dim, lambda captions: texts(captions).tokens))
     run_dir: Path = arguments.runs / f"peer-{arguments.seed}"
     run_dir.mkdir(parents=True, exist_ok=True)
     state, progress = run_dir / "state.pt", run_dir / "progress.json"
     spent, steps = 0.0, 0
     if progress.exists():
         gan.load(state)
-        spent, steps = json.loads(progress.read_text()).values()
+        spent, steps = (json.loads(progress.read_text())[key] for key in ("cpu_sec", "steps"))
     data = DataConfig(path=str(arguments.data), split="train")
     images = batches(
         data,
@@ -75,6 +76,7 @@ def train_peer(arguments: argparse.Namespace) -> None:
                 yield batch.img.float() / 255, batch.captions
 
     for_D, for_G = stream(2), stream(1)
+    judge = open_evaluator(arguments.data, RESOLUTION, torch.device("cpu"))
     for point in PEER_POINTS:
         before = spent
         started = time.process_time()
@@ -88,38 +90,21 @@ def train_peer(arguments: argparse.Namespace) -> None:
             gan.save(state)
             progress.write_text(json.dumps({"cpu_sec": spent, "steps": steps}))
         kimg = steps * BATCH / 1000
-        if f"peer/{arguments.seed}/{kimg:g}" not in read():
+        if (key := f"peer/{arguments.seed}/{kimg:g}") not in read(RESULTS):
             networks = {"averaged": gan.G_ema, "plain": gan.unwrapped_G}
-            found = [measure(network, arguments.data, run_dir / f"{name}.png") for name, network in networks.items()]
-            keep("peer", arguments.seed, kimg, min(found, key=lambda f: f["frechet"]), spent)
-
-
-def _cached_text(texts: Any) -> Any:
-    """The adapter that the peer insists on, which looks MiniLM's features up. It reads no vector of zeros."""
-    from gigagan_pytorch.open_clip import OpenClipAdapter
-
-    class CachedText(OpenClipAdapter):
-        def __init__(self) -> None:
-            nn.Module.__init__(self)  # not the adapter's, which builds a CLIP and loads its weights
-            self._dim_latent = texts.encoder.feature_dim
-
-        def embed_texts(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-            tokens = texts(captions).tokens
-            return tokens[:, 0], tokens
-
-    return CachedText()
+            found = [measure_peer(network, *judge, run_dir / f"{name}.png") for name, network in networks.items()]
+            keep(RESULTS, key, min(found, key=lambda f: f["frechet"]) | {"cpu_sec": round(spent)})
 
 
 @torch.inference_mode()
-def measure(network: Any, data_path: Path, sheet: Path) -> dict[str, float]:
+def measure_peer(network: Any, data: Any, evaluator: Any, sheet: Path) -> dict[str, float]:
     """What `gigagan evaluate` measures, of pictures of the peer's generator; the first are kept as a sheet."""
     from PIL import Image
 
-    from gigagan.cli.evaluate import open_evaluator
+    from gigagan.cli.evaluate import SHEET_PICTURES
     from gigagan.evaluation.evaluate import evaluate, plan
     from gigagan.grid import captioned_sheet
 
-    data, evaluator = open_evaluator(data_path, RESOLUTION, torch.device("cpu"))
     requests = plan(evaluator.real, "train", NUM_PROMPTS)
     pictures: list[Any] = []
     for start in range(0, len(requests), BATCH):
@@ -127,10 +112,9 @@ def measure(network: Any, data_path: Path, sheet: Path) -> dict[str, float]:
         noise = torch.stack([torch.randn(SMALL["text"], generator=torch.Generator().manual_seed(r.seed)) for r in part])
         drawn = network.eval()(noise=noise, texts=[r.text for r in part])
         pictures.extend((drawn.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy())
-    first = range(54)
-    captioned_sheet([Image.fromarray(pictures[i]) for i in first], [requests[i].text for i in first]).save(sheet)
-    values = {f.name: {"value": f.value} for f in evaluate(pictures, requests, evaluator, data).figures}
-    return {short: figure(values, name) for short, name in FIGURES.items()}
+    first = [Image.fromarray(picture) for picture in pictures[:SHEET_PICTURES]]
+    captioned_sheet(first, [request.text for request in requests[:SHEET_PICTURES]]).save(sheet)
+    return picked({f.name: f.value for f in evaluate(pictures, requests, evaluator, data).figures})
 
 
 def train_ours(arguments: argparse.Namespace) -> None:
@@ -147,30 +131,13 @@ def train_ours(arguments: argparse.Namespace) -> None:
         total = f"train.total_kimg={kimg:g}"
         gigagan(run_dir, "train", "emoji64-released", "--run-dir", str(run_dir), total, *settings)
         reached, spent = last(run_dir), cpu_sec(run_dir)
-        figures = run_dir / "figures.json"
-        if f"ours/{arguments.seed}/{kimg:g}" not in read():
-            asked = ["--data", str(arguments.data), "--num", str(NUM_PROMPTS), "--json", str(figures)]
-            gigagan(run_dir, "evaluate", str(run_dir / "model"), *asked, "--sheet", str(run_dir / "sheet.png"))
-            values = json.loads(figures.read_text())["figures"]
-            found = {short: figure(values, name) for short, name in FIGURES.items()}
-            keep("ours", arguments.seed, kimg, found, spent)
+        if (key := f"ours/{arguments.seed}/{kimg:g}") not in read(RESULTS):
+            keep(RESULTS, key, measure(run_dir, arguments.data))
 
 
 def last(run_dir: Path) -> float:
     """How far a run has come, in thousand images."""
     return float(json.loads((run_dir / "stats.jsonl").read_text().splitlines()[-1])["Progress/kimg"])
-
-
-def read() -> dict[str, dict[str, float]]:
-    """What is measured: "side/seed/kimg" to figures."""
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-
-
-def keep(side: str, seed: int, kimg: float, figures: dict[str, float], spent: float) -> None:
-    """Add a point to the results."""
-    key = f"{side}/{seed}/{kimg:g}"
-    RESULTS.write_text(json.dumps(read() | {key: figures | {"cpu_sec": round(spent)}}, indent=1, sort_keys=True) + "\n")
-    print(key, figures, round(spent), flush=True)
 
 
 def curves(measured: dict[str, dict[str, float]]) -> dict[str, list[tuple[float, dict[str, float]]]]:
@@ -184,7 +151,7 @@ def curves(measured: dict[str, dict[str, float]]) -> dict[str, list[tuple[float,
 
 def table(arguments: argparse.Namespace) -> None:
     """Print the points as Markdown, and draw Fréchet distance over CPU time."""
-    found = curves(read())
+    found = curves(read(RESULTS))
     print("| side/seed | kimg | CPU-s | Fréchet | kernel x1000 | style | concept R@5 | text R@5 |")
     print(f"| --- {'| ---: ' * 7}|")
     for run, points in found.items():

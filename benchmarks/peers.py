@@ -24,26 +24,36 @@ BASE = {"capacity": 32, "most": 512, "latent": 512, "text": 512, "text_depth": 4
 ATTENTION = {"small": (16, 8), "base": (32, 16)}
 
 
-def _cached_clip() -> Any:
-    """CLIP whose features were computed before: a fixed random [B, 16, 512], what a cache of caption features gives.
+def looked_up(dim: int, embed: Callable[[list[str]], Tensor]) -> Any:
+    """The text adapter that gigagan-pytorch insists on, without a network: `embed` gives features [B, T, dim].
 
-    gigagan-pytorch has no such cache; its text encoder insists on its own adapter, so this is one without a network.
+    It has no cache of caption features of its own. A token of zeros counts as none.
     """
     from gigagan_pytorch.open_clip import OpenClipAdapter
 
-    class CachedClip(OpenClipAdapter):
+    class LookedUp(OpenClipAdapter):
         def __init__(self) -> None:
-            nn.Module.__init__(self)  # not the adapter's, which builds a network and loads its weights
-            self._dim_latent = CLIP_DIM
-            self.kept: dict[int, Tensor] = {}
+            nn.Module.__init__(self)  # not the adapter's, which builds a CLIP and loads its weights
+            self._dim_latent = dim
 
         def embed_texts(self, texts: list[str]) -> tuple[Tensor, Tensor]:
-            count = len(texts)
-            if count not in self.kept:
-                self.kept[count] = torch.randn(count, PROMPT_TOKENS, CLIP_DIM)
-            return self.kept[count][:, 0], self.kept[count]
+            tokens = embed(texts)
+            return tokens[:, 0], tokens
 
-    return CachedClip()
+    return LookedUp()
+
+
+def _cached_clip() -> Any:
+    """CLIP whose features were computed before: a fixed random [B, 16, 512], what a cache of caption features gives."""
+    kept: dict[int, Tensor] = {}
+
+    def embed(texts: list[str]) -> Tensor:
+        count = len(texts)
+        if count not in kept:
+            kept[count] = torch.randn(count, PROMPT_TOKENS, CLIP_DIM)
+        return kept[count]
+
+    return looked_up(CLIP_DIM, embed)
 
 
 def _gigagan_generator(size: str, text_encoder: Any) -> Any:
