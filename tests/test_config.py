@@ -161,8 +161,6 @@ def test_what_is_told_of_styles_is_for_base_models() -> None:
             config.load("tiny-up", [override])
     with pytest.raises(ConfigError, match=r"loss\.style_weight reads styles by heads on lite0"):
         config.load("tiny", ["loss.style_weight=1", "vision.network=clip"])
-    with pytest.raises(ConfigError, match=r"needs z to tell styles; set data\.style_by_seed=true"):
-        config.load("tiny", ["loss.style_distill_weight=1"])
     with pytest.raises(ConfigError, match=r"nine numbers in z, but generator\.z_dim is 8"):
         config.load("tiny", ["data.style_by_seed=true", "generator.z_dim=8"])
     small = ["generator.resolution=4", "generator.blocks=[1]", "generator.num_filters=[1]"]

@@ -227,7 +227,7 @@ def test_more_than_a_hundred_in_a_row_stop_the_run(tmp_path: Path) -> None:
 
 
 def _drawn(key: str, bad: int = 0) -> Drawn:
-    return Drawn(np.zeros((3, 1, 1), np.uint8), "x", "x", -1, True, "", key, ("x: broken",) * bad)
+    return Drawn(np.zeros((3, 1, 1), np.uint8), "x", "x", -1, "x", key, ("x: broken",) * bad)
 
 
 def test_thresholds() -> None:

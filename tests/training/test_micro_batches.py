@@ -1,28 +1,54 @@
-"""What a half step is given beside pictures and captions: z that tells a style, a lesson for M."""
+"""What a half step is given beside pictures and captions: z that tells a style."""
 
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gigagan import config
+from gigagan.data.captions import TEMPLATES
 from gigagan.data.features import CaptionFeatures
 from gigagan.data.loader import Batch
 from gigagan.models.frozen import HashedText
-from gigagan.training.micro_batches import MicroBatch, micro_batches
+from gigagan.training.micro_batches import MicroBatch, micro_batches, telling
 from gigagan.training.state import TrainState
-from gigagan.training.style_by_seed import telling
+
+STYLES = len(TEMPLATES)
+
+
+def part_told(z: torch.Tensor) -> torch.Tensor:
+    return z[:, : z.shape[1] // STYLES * STYLES].unflatten(1, (STYLES, -1)).sum(dim=2).argmax(dim=1)
+
+
+@given(styles=st.lists(st.integers(-1, STYLES - 1), min_size=1, max_size=12), seed=st.integers(0, 99))
+def test_z_tells_the_style_and_stays_what_it_is_otherwise(styles: list[int], seed: int) -> None:
+    z = torch.randn(len(styles), 2 * STYLES + 3, generator=torch.Generator().manual_seed(seed))
+    told, wanted = telling(z, torch.tensor(styles)), torch.tensor(styles)
+    says = part_told(told)
+    assert torch.equal(says[wanted >= 0], wanted[wanted >= 0])
+    assert torch.equal(told[wanted < 0], z[wanted < 0])
+    assert torch.equal(told[:, 2 * STYLES :], z[:, 2 * STYLES :])
+    assert torch.equal(told.sort().values, z.sort().values), "numbers change places alone"
+
+
+def test_latents_that_tell_are_normal_where_the_style_is_the_largest() -> None:
+    z = torch.randn(40_000, 2 * STYLES, generator=torch.Generator().manual_seed(0))
+    told = telling(z, torch.full((40_000,), 3))
+    where = z[part_told(z) == 3]  # what N(0, I) is there
+    torch.testing.assert_close(told.mean(dim=0), where.mean(dim=0), atol=0.04, rtol=0)
+    torch.testing.assert_close(told.std(dim=0), where.std(dim=0), atol=0.04, rtol=0)
+
 
 TEXTS = ["a rocket", "a flat icon of a rocket"]
 HAS, SAYS = torch.tensor([5, 1]), torch.tensor([False, True])
 
 
-def half_step(*overrides: str, phase: int = 1) -> MicroBatch:
-    """What a half step, G's by default, is given of two pictures, one under a caption without a style."""
+def half_step(*overrides: str) -> MicroBatch:
+    """What G's half of a step is given of two pictures, one under a caption without a style."""
     cfg = config.load("tiny", ["train.batch=2", "train.batch_gpu=2", "discriminator.minibatch_std=0", *overrides])
     torch.manual_seed(0)
     state = TrainState(cfg, feature_dim=HashedText.feature_dim, device=torch.device("cpu"))
-    batch = Batch(
-        torch.zeros(2, 3, 16, 16, dtype=torch.uint8), TEXTS, ["", ""], styles=HAS, styled=SAYS, nouns=["a rocket"] * 2
-    )
-    return next(micro_batches(state, batch, CaptionFeatures(HashedText(max_tokens=16)), 2, phase=phase))
+    batch = Batch(torch.zeros(2, 3, 16, 16, dtype=torch.uint8), TEXTS, ["", ""], styles=HAS, styled=SAYS)
+    return next(micro_batches(state, batch, CaptionFeatures(HashedText(max_tokens=16)), 2, phase=1))
 
 
 def test_seeds_choose_styles_only_if_asked() -> None:
@@ -37,13 +63,3 @@ def test_a_style_is_asked_of_g_only_where_caption_or_seed_says_it() -> None:
     assert told.styles is not None
     assert plain.styles.tolist() == [-1, 1]
     assert told.styles.tolist() == [5, 1]
-
-
-def test_the_lesson_is_for_g_and_only_if_asked() -> None:
-    asked = "data.style_by_seed=true", "loss.style_distill_weight=1"
-    assert half_step(asked[0]).lesson is None
-    assert half_step(*asked, phase=0).lesson is None
-    with_it, without = half_step(*asked), half_step(asked[0])
-    assert with_it.lesson is not None
-    assert torch.equal(with_it.z, without.z), "what else is drawn stays as it is"
-    assert torch.equal(with_it.other, without.other)

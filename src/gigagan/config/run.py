@@ -124,7 +124,6 @@ class Weights(NamedTuple):
     paired_l1: float
     perceptual: float
     style: float
-    style_distill: float
 
 
 class LossConfig(Section):
@@ -164,8 +163,6 @@ class LossConfig(Section):
     style_weight: Schedule = 0.0
     """Cross-entropy of the style that the heads (vision.heads) read off G's pictures of the emoji set, where the
     caption names it or z tells it (data.style_by_seed); 0 in the paper."""
-    style_distill_weight: Schedule = 0.0
-    """Squared distance of w where z tells a style (data.style_by_seed) from w where a caption does; 0 in the paper."""
 
     @model_validator(mode="after")
     def _ascending(self) -> "LossConfig":
@@ -186,7 +183,6 @@ class LossConfig(Section):
             paired_l1=value_at(self.paired_l1_weight, kimg),
             perceptual=value_at(self.perceptual_weight, kimg),
             style=value_at(self.style_weight, kimg),
-            style_distill=value_at(self.style_distill_weight, kimg),
         )
 
 
@@ -354,11 +350,12 @@ class RunConfig(Section):
     def _check_kind(self) -> None:
         """That the data suits the kind of network, and what is cut out of pictures can be."""
         G, crop, window = self.generator, self.data.crop, self.discriminator.window
-        if self.loss.style_distill_weight and not self.data.style_by_seed:
-            raise ValueError("loss.style_distill_weight needs z to tell styles; set data.style_by_seed=true")
         if isinstance(G, GeneratorConfig):
             if crop or window or self.degrade != DegradeConfig():
-                raise ValueError("data.crop, discriminator.window and degrade are for upsamplers; leave them out")
+                raise ValueError(
+                    "data.crop, discriminator.window and degrade are for upsamplers (generator.kind=upsampler); "
+                    "leave them out"
+                )
             if self.data.restyled_prob and G.resolution < 8:
                 raise ValueError("data.restyled_prob needs layers finer than 4 px, but there are none; set it to 0")
             if self.loss.style_weight and self.vision.network == "clip":

@@ -66,19 +66,15 @@ class Caption:
 def captions(X: str, concept: str, style: str, *, seed: int) -> list[Caption]:
     """Of a picture of X in a style: canonical, paraphrases, two without a style, two that name a background."""
     texts = [template.format(X=X) for template in TEMPLATES[style]]
+    bare = re.sub(r"^(an?|the) ", "", X)
+    styleless = [X, bare if bare != X else f"a picture of {X}"]
     first, second = sorted(COLORS, key=lambda color: draw(seed, concept, style, color))[:2]
     return [
         *(Caption(text) for text in texts),
-        *(Caption(text, styled=False) for text in styleless(X)),
+        *(Caption(text, styled=False) for text in styleless),
         Caption(f"{texts[0]} on {_article(first)} {first} background", background=COLORS[first]),
         Caption(f"{texts[2]} on {_article(second)} {second} background", background=COLORS[second]),
     ]
-
-
-def styleless(X: str) -> list[str]:
-    """The captions of X that name no style."""
-    bare = re.sub(r"^(an?|the) ", "", X)
-    return [X, bare if bare != X else f"a picture of {X}"]
 
 
 def restyled(X: str, style: str, *, seed: tuple[object, ...]) -> str:

@@ -37,8 +37,6 @@ class Batch:
     """Which of the emoji set's styles each picture has, -1 where none; None = none has one."""
     styled: Bool[Tensor, " B"] | None = None
     """Whether the captions name them."""
-    nouns: list[str] | None = None
-    """What each shows, in words, where it is of that set, else ""; None = none is."""
 
 
 @dataclass
@@ -98,7 +96,6 @@ class Batches(Iterator[Batch]):
             None if words == captions else words,
             styles if known else None,
             styled if known else None,
-            [one.noun for one in drawn] if known else None,
         )
 
 

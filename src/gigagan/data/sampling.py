@@ -41,8 +41,6 @@ class Drawn:
     """Which of the emoji set's styles the picture has, -1 where none."""
     styled: bool
     """Whether the caption names it."""
-    noun: str
-    """What a picture of the emoji set shows, in words; "" of any other."""
     key: str
     bad: tuple[str, ...]
     """What was found unusable on the way here, each with its reason."""
@@ -91,7 +89,7 @@ class DrawnBatches(Sequence[list[Drawn]]):
                 bad.append(str(error))
                 index = (index + 1) % len(self.dataset)
         side = self.cfg.crop or self.resolution
-        return Drawn(np.zeros((3, side, side), np.uint8), "", "", -1, True, "", "", tuple(bad))
+        return Drawn(np.zeros((3, side, side), np.uint8), "", "", -1, True, "", tuple(bad))
 
     def _read(self, index: int) -> Sample:
         """A sample; an outage is waited out, since passing over the pictures would change what is learned.
@@ -115,7 +113,7 @@ class DrawnBatches(Sequence[list[Drawn]]):
                 self.out_since = 0.0
                 return sample
 
-    def _show(self, sample: Sample, place: int) -> tuple[UInt8[np.ndarray, "3 H W"], str, str, int, bool, str]:
+    def _show(self, sample: Sample, place: int) -> tuple[UInt8[np.ndarray, "3 H W"], str, str, int, bool]:
         """Draw a caption, then the background that it names, then the square that is cut out, then the mirroring."""
         cfg, name = self.cfg, (self.seed, place)
         transparent = sample.image.shape[2] == 4
@@ -138,8 +136,7 @@ class DrawnBatches(Sequence[list[Drawn]]):
         if caption.styled and caption.background is None and draw(*name, "restyle") < cfg.restyled_prob:
             words = self._restyled(sample, *name)
         style = STYLE_INDEX.get(str(sample.meta.get("style")), -1)
-        noun = str(sample.meta.get("noun", "")) if style >= 0 else ""
-        return np.ascontiguousarray(image.transpose(2, 0, 1)), caption.text, words, style, caption.styled, noun
+        return np.ascontiguousarray(image.transpose(2, 0, 1)), caption.text, words, style, caption.styled
 
     def _restyled(self, sample: Sample, *name: object) -> str:
         try:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gigagan import dist
@@ -12,11 +13,11 @@ from gigagan.augment import Augmentation
 from gigagan.config import UpsamplerConfig
 from gigagan.data.features import CaptionFeatures
 from gigagan.data.loader import Batch
+from gigagan.data.sampling import STYLE_INDEX
 from gigagan.losses import mismatched
 from gigagan.models.frozen import TextFeatures
 from gigagan.training.degrade import Degradation
 from gigagan.training.state import TrainState
-from gigagan.training.style_by_seed import Lesson, draw_lesson, telling
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,6 @@ class MicroBatch:
     """What G's attention reads in place of the captions."""
     styles: Tensor | None = None
     """[B], which style G is told to draw each picture in, by caption or z; -1 where by neither; None = no styles."""
-    lesson: Lesson | None = None
-    """What M is taught of captions without a style, in G's half."""
     window: Window | None = None
     """Which square of each picture D is shown; None = all of it."""
 
@@ -119,13 +118,11 @@ def micro_batches(
         if cfg.judged_side < cfg.shown_side:
             drawn_windows = Window.draw(cfg.judged_side, cfg.shown_side, cfg.generator.factor, count, generator)
             window = drawn_windows.part(mine)
-    nouns = batch.nouns if phase and state.weights.style_distill else None  # D is taught nothing
     for start in range(0, total, batch_gpu):
         part = slice(start, start + batch_gpu)
         captions = batch.captions[part]
         generator.manual_seed(_mix(cfg.train.seed, state.place, phase, first + start))
         other, has_other = mismatched(captions, generator)
-        lesson = None if nouns is None else draw_lesson(nouns[part], features, cfg.generator.z_dim, generator)
         given = () if degradation is None else (degradation.part(part)(batch.img[part]).to(state.device),)
         yield MicroBatch(
             img=batch.img[part].to(state.device, memory_format=torch.channels_last),
@@ -139,9 +136,26 @@ def micro_batches(
             given=given,
             words=None if batch.words is None else features(batch.words[part]).to(state.device),
             styles=None if styles is None else styles[part].to(state.device),
-            lesson=None if lesson is None else lesson.to(state.device),
             window=None if window is None else window.part(part),
         )
+
+
+def telling(z: Float[Tensor, "B Z"], styles: Int[Tensor, " B"]) -> Float[Tensor, "B Z"]:
+    """z that tells the style by which of nine equal parts has the largest sum; as it is where that is -1.
+
+    That part changes places with the style's, so that z is distributed as N(0, I) where the style's is the largest.
+    Deviation: on a small set a paired term teaches G the mean of all that a caption may mean, and z nothing; so z
+    tells G which one of them is meant, and seeds choose.
+    """
+    count = len(STYLE_INDEX)
+    used = z.shape[1] // count * count  # parts rather than numbers: what many numbers tell is learned sooner
+    parts = z[:, :used].unflatten(1, (count, -1))
+    largest, rows = parts.sum(dim=2).argmax(dim=1), torch.arange(len(z))
+    style = torch.where(styles >= 0, styles, largest)
+    told = parts.clone()
+    told[rows, largest] = parts[rows, style]
+    told[rows, style] = parts[rows, largest]
+    return torch.cat([told.flatten(1), z[:, used:]], dim=1)
 
 
 def other_captions(state: TrainState, captions: list[str]) -> Tensor | None:

@@ -16,7 +16,6 @@ from gigagan.training.health import length
 from gigagan.training.micro_batches import MicroBatch
 from gigagan.training.sharding import second_order
 from gigagan.training.state import TrainState, updating
-from gigagan.training.style_by_seed import style_distilled
 from gigagan.training.vision import Terms, vision_judged, vision_judges
 
 Stats = dict[str, Tensor]
@@ -135,8 +134,6 @@ def _generator_terms(state: TrainState, batch: MicroBatch, pyramid: list[Tensor]
     if weights.paired_l1:
         paired = losses.paired_l1(pyramid, image_pyramid(to_float(batch.img), levels=len(pyramid)))
         terms["paired_l1"] = weights.paired_l1, paired
-    if batch.lesson is not None:
-        terms["style_distill"] = weights.style_distill, style_distilled(state.G, state.G_ema, batch.lesson)
     return terms
 
 
