@@ -31,9 +31,9 @@ BATCH = 8
 PENALTY_EVERY = 4
 """D steps, the peer's own default."""
 CPU_SEC = 7200.0
-PEER_POINTS = (3600.0, CPU_SEC)
+PEER_POINTS = (900.0, 3600.0, CPU_SEC)
 """CPU-seconds at which the peer is measured."""
-OURS_KIMG = (20.0, 40.0)
+OURS_KIMG = (5.0, 10.0, 20.0, 30.0, 50.0)
 """Where ours is measured, and once more at the end of its time."""
 
 
