@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -171,3 +172,17 @@ def test_ctrl_c_is_one_line() -> None:
         process.send_signal(2)
         assert process.stderr.read().strip() == "gigagan: interrupted"
         assert process.wait(timeout=30) == 130
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are Unicode there")
+def test_a_path_that_is_no_unicode_is_printed_as_its_bytes(tmp_path: Path) -> None:
+    code = (
+        "import sys, click; from gigagan import cli\n"
+        "cli.cli.lazy = {'tell': ('__main__:tell', '')}\n"
+        "@click.command()\n"
+        "def tell(): print(sys.argv[1])\n"
+        "cli.main(['tell'])"
+    )
+    path = os.fsencode(tmp_path) + b"/\xfcdir"
+    done = subprocess.run([sys.executable, "-X", "utf8", "-c", code, path], capture_output=True, check=True)
+    assert done.stdout == path + b"\n"

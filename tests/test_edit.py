@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gigagan import cli
+from gigagan import __version__, cli
 from gigagan.cli.edit import parse_strengths
 from gigagan.editing import Directions, interpolate, mix
 from gigagan.editing.point_file import PointFile
@@ -142,6 +142,7 @@ def test_a_found_picture_can_be_edited(
     assert paths == ["found.safetensors", "found.png"]
     point = PointFile.read(Path("found.safetensors"))
     assert (point.prompt, point.model) == (A, pipe.model_hash)
+    assert read_info(Path("found.png"))["digitalSourceType"] == "compositeSynthetic"
     own = pipe.draw(point.latents(pipe))[0][0].permute(1, 2, 0).numpy()
 
     coarse = run("edit", "mix", "found.safetensors", B, "--layers", "0,3", "--seeds", "2", "--out", "a")
@@ -172,6 +173,19 @@ def test_a_file_says_what_was_done(run: Run, pipe: Pipeline, capsys: CapSys) -> 
     assert "edit" not in read_info(Path(run("generate", A, "--seeds", "0")[0]))
 
 
+def test_show_of_a_sheet(run: Run, pipe: Pipeline, capsys: CapSys) -> None:
+    run("generate", A, B, "--seeds", "0-1", "--psi", "0.5", "--grid", "plain.png")
+    assert cli.run(["show", "plain.png"]) == 0
+    lines = [f"prompts: {A}", f"prompts: {B}", "seeds: 0,1", "psi: 0.5", f"model: {pipe.model_hash}"]
+    lines += [f"Software: open-gigagan {__version__}", "digitalSourceType: trainedAlgorithmicMedia"]
+    assert capsys.readouterr().out.splitlines() == lines
+    run("edit", "mix", A, B, "--layers", "1-2", "--grid", "mixed.png")
+    assert cli.run(["show", "mixed.png", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["prompts"], said["seeds"]) == (A, "0")
+    assert [json.loads(edit)["layer"] for edit in said["edits"].splitlines()] == [1, 2]
+
+
 def test_a_sheet_replaces_itself_and_writes_nothing_else(run: Run, tmp_path: Path) -> None:
     for _ in range(2):
         assert run("edit", "mix", A, B, "--layers", "0-3", "--grid", "new/sheet.png") == ["new/sheet.png"]
@@ -200,6 +214,13 @@ def test_a_loop_through_seeds(run: Run) -> None:
         assert image.n_frames == 12  # type: ignore[attr-defined]
 
 
+def test_a_film_over_a_folder_is_refused_before_the_model_is_loaded(tmp_path: Path, capsys: CapSys) -> None:
+    folder = tmp_path / "film.gif"
+    folder.mkdir()
+    assert cli.run(["video", A, B, "--out", str(folder), "--model", str(tmp_path / "no-model")]) == 2
+    assert "film.gif: is a folder; give the name of a file" in capsys.readouterr().err
+
+
 # Mistakes.
 
 
@@ -218,6 +239,7 @@ def test_a_loop_through_seeds(run: Run) -> None:
         (["edit", "arithmetic", A], "give --add with --subtract, or --direction"),
         (["edit", "arithmetic", A, "--add", B], "1 --add and 0 --subtract came"),
         (["edit", "arithmetic", A, "--add", B, "--subtract", C, "--strengths", "1,,2"], "'' isn't a number"),
+        (["edit", "arithmetic", A, "--add", B, "--subtract", C, "--strengths", "1" * 39], "expected -1000 to 1000"),
         (["edit", "directions", A, "--out", "d.txt"], "d.txt: give a name that ends in .safetensors"),
         (["edit", "directions", A, "--count", "33", "--out", "d.safetensors"], "w has 32 dimensions"),
         (["edit", "project", "nothing.png", A, "--out", "d.safetensors"], "nothing.png"),
@@ -232,6 +254,25 @@ def test_a_mistake_is_one_line_and_writes_nothing(run: Run, tmp_path: Path, args
     (line,) = run(*args, code=2)
     assert message in line
     assert everything(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "there"),
+    [
+        (["project", "photo.png", A, "--out", "photo.safetensors"], "photo.png"),  # whose sheet it would be
+        (["directions", A, "--out", "mine.safetensors"], "mine.safetensors"),
+        (["directions", A, "--out", "mine.safetensors"], "mine.png"),
+    ],
+)
+def test_what_is_found_replaces_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: CapSys, args: list[str], there: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / there).write_bytes(b"somebody's")
+    assert cli.run(["edit", *args, "--model", "no-such-model"]) == 2  # told before a model is looked for
+    assert capsys.readouterr().err == f"gigagan: {there}: exists; give another --out\n"
+    assert everything(tmp_path) == [tmp_path / there]
+    assert (tmp_path / there).read_bytes() == b"somebody's"
 
 
 def test_a_file_of_another_model_is_refused(
@@ -256,4 +297,7 @@ def test_strengths() -> None:
     assert parse_strengths("-1, 0,+0.5,.25,0") == [-1, 0, 0.5, 0.25]
     for text in ("", "1,,2", "nan", "1e400", "a"):
         with pytest.raises(ConfigError, match=r"isn't a number; write -1,0,0\.5"):
+            parse_strengths(text)
+    for text in ("1000.5", "-1001", "9" * 400):
+        with pytest.raises(ConfigError, match="expected -1000 to 1000"):
             parse_strengths(text)

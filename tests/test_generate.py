@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from gigagan import cli
-from gigagan.cli.files import slug
+from gigagan.cli.files import save_new, slug
 from gigagan.cli.generate import parse_seeds
 from gigagan.errors import ConfigError, DataError
 from gigagan.grid import captioned_sheet, labelled_grid
@@ -99,6 +99,22 @@ def test_no_picture_is_lost(run: Callable[..., list[str]], tmp_path: Path) -> No
     assert run("x", "--seeds", "0", "--psi", "1") == ["out/x-0-1.png"]
     assert Path("out/x-0.png").read_bytes() == first
     assert len(files(tmp_path / "out")) == 3
+
+
+def test_a_name_that_another_run_took_first_is_left_to_it(tmp_path: Path) -> None:
+    """Between the look at the folder and the writing."""
+
+    def sign(content: bytes) -> bytes:
+        if not (tmp_path / "x.png").exists():
+            (tmp_path / "x.png").write_bytes(b"another's")
+        return content
+
+    assert save_new(tmp_path, "x", b"mine", sign) == tmp_path / "x-1.png"
+    assert save_new(tmp_path, "x", b"mine", lambda content: b"mine, signed") == tmp_path / "x-1.png"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "x.png": b"another's",
+        "x-1.png": b"mine, signed",
+    }
 
 
 def test_levels(run: Callable[..., list[str]]) -> None:

@@ -92,18 +92,31 @@ def paired_l1(pyramid: list[Tensor], real_pyramid: list[Tensor]) -> Float[Tensor
 
 
 def clip_contrastive(
-    pictures: Float[Tensor, "B D"], own: Float[Tensor, "B D"], others: Float[Tensor, "N D"], *, scale: float
+    pictures: Float[Tensor, "B D"],
+    own: Float[Tensor, "B D"],
+    others: Float[Tensor, "N D"],
+    *,
+    scale: float,
+    true: Bool[Tensor, "B N"] | None = None,
 ) -> Float[Tensor, " B"]:
     """-log(exp(s_own) / (exp(s_own) + sum_n exp(s_n))), s the scaled cosine of a picture and a caption (Eq. 9).
 
-    All vectors are of unit length. `others` may hold a picture's own caption, which isn't told from itself.
+    All vectors are of unit length. `others` may hold a picture's own caption, which isn't told from itself, nor is it
+    from what else is `true` of the picture.
     """
     # Unstated: the temperature; CLIP's own, as in the loss that CLIP was trained with (paper.md 5.3).
     own_score = scale * (pictures * own).sum(dim=1)
     scores = scale * pictures @ others.T
-    same = own @ others.T > 1 - SAME_CAPTION
-    scores = scores.masked_fill(same, -math.inf)
+    left_out = same_caption(own, others)
+    if true is not None:
+        left_out = left_out | true
+    scores = scores.masked_fill(left_out, -math.inf)
     return torch.logaddexp(own_score, scores.logsumexp(dim=1)) - own_score
+
+
+def same_caption(a: Float[Tensor, "A D"], b: Float[Tensor, "B D"]) -> Bool[Tensor, "A B"]:
+    """Which vectors of unit length are of one caption."""
+    return a @ b.T > 1 - SAME_CAPTION
 
 
 def perceptual_distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Float[Tensor, " B"]:

@@ -27,6 +27,8 @@ DRAWING = re.compile(r"<gigagan:drawing>(.*?)</gigagan:drawing>", re.DOTALL)
 MAX_XMP_BYTES = 65_000  # a segment of a JPEG holds 65,502
 WEBP_METHOD = 2  # of 6: files are made while somebody waits
 KEYS = ("prompt", "seed", "psi", "model", "dtype", "device", "resolution", "version", "edit")
+SHEET_KEYS = ("prompts", "seeds", "psi", "model", "edits")
+"""Prompts and edits are one a line."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def _png(
 
 
 def read_info(path: Path) -> dict[str, str]:
-    """What a generated picture's file says: KEYS that are there, Software, digitalSourceType.
+    """What a generated picture's file says: KEYS, or a sheet's SHEET_KEYS, that are there, Software, digitalSourceType.
 
     Raises DataError for a file that is no picture, or one without a prompt.
     """
@@ -130,10 +132,11 @@ def read_info(path: Path) -> dict[str, str]:
         raise DataError(f"{path}: isn't a whole picture; expected a file of gigagan generate or serve") from None
     if isinstance(packet, bytes) and image.format in ("JPEG", "WEBP"):
         text = _from_packet(packet.decode("utf-8", errors="replace"))
-    if "prompt" not in text or "seed" not in text:
+    if "prompts" not in text and not {"prompt", "seed"} <= text.keys():
         raise DataError(f"{path}: says nothing of a prompt and seed; expected a file of gigagan generate or serve")
-    found = {key: text[key] for key in (*KEYS, "Software") if key in text}
-    for kind in (SOURCE_TYPE, ENHANCED_TYPE):
+    keys = SHEET_KEYS if "prompts" in text else KEYS
+    found = {key: text[key] for key in (*keys, "Software") if key in text}
+    for kind in (SOURCE_TYPE, ENHANCED_TYPE, COMPOSITE_TYPE):
         if kind in text.get(XMP_KEYWORD, ""):
             found["digitalSourceType"] = kind.rpartition("/")[2]
     return found

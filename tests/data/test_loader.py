@@ -154,6 +154,20 @@ def test_the_style_is_given_and_whether_the_caption_says_it(dataset: CaptionedIm
     assert set(batch.styled.tolist()) == {True, False}
 
 
+def test_captions_that_are_true_of_a_picture_come_with_it(dataset: CaptionedImages) -> None:
+    """Its own first caption; where the drawn one names no style, that of every style."""
+    by_key = {dataset.key(i): dataset[i] for i in range(len(dataset))}
+    batch = take(dataset, 1, cfg=DataConfig(styleless_prob=0.5), batch=120)[0]
+    assert batch.true is not None
+    assert batch.styled is not None
+    for key, styled, true in zip(batch.keys, batch.styled.tolist(), batch.true, strict=True):
+        sample = by_key[key]
+        every = {texts[0].format(X=sample.meta["noun"]) for texts in TEMPLATES.values()}
+        assert sample.captions[0].text in every
+        assert len(true) == len(set(true))
+        assert set(true) == ({sample.captions[0].text} if styled else every)
+
+
 def test_pictures_without_styles_have_none(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a cat"}')
@@ -227,7 +241,7 @@ def test_more_than_a_hundred_in_a_row_stop_the_run(tmp_path: Path) -> None:
 
 
 def _drawn(key: str, bad: int = 0) -> Drawn:
-    return Drawn(np.zeros((3, 1, 1), np.uint8), "x", "x", -1, "x", key, ("x: broken",) * bad)
+    return Drawn(np.zeros((3, 1, 1), np.uint8), "x", "x", -1, True, (), key, ("x: broken",) * bad)
 
 
 def test_thresholds() -> None:

@@ -1,5 +1,6 @@
 """Films: what lies at the keys and between them, what a frame costs, and files that are whole or not there."""
 
+import itertools
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 from gigagan.editing import Key, film, interpolate
 from gigagan.editing.film import timeline
 from gigagan.editing.video import check_video, write_video
-from gigagan.errors import ConfigError
+from gigagan.errors import ConfigError, DataError
 from gigagan.models.frozen import HashedText
 from gigagan.pipeline import Pipeline
 
@@ -143,6 +144,47 @@ def test_mp4_holds_every_frame(tmp_path: Path) -> None:
     assert b"a red apple" in path.read_bytes()
 
 
+@pytest.mark.parametrize(("kind", "seconds"), [("mp4", 65_536), ("gif", 327.5), ("webp", 8388)])
+def test_the_longest_film(tmp_path: Path, kind: str, seconds: float) -> None:
+    """Of frames that are the same, which GIF and WebP show as one."""
+    if kind == "mp4":
+        pytest.importorskip("imageio_ffmpeg")
+    path = tmp_path / f"a.{kind}"
+    check_video(path, fps=1 / seconds, size=32, count=2)
+    write_video(path, itertools.repeat(next(ramp(1)), 2), count=2, fps=1 / seconds, about="")
+    assert path.stat().st_size > 0
+
+
+def test_an_mp4_of_thousands_of_keys(tmp_path: Path) -> None:
+    pytest.importorskip("imageio_ffmpeg")
+    about = "; ".join(f"caf\xe9\n\0\ud800 (seed {n})" for n in range(20_000)) + "; model abc"
+    path = tmp_path / "a.mp4"
+    write_video(path, ramp(2), count=2, fps=24, about=about)
+    content = path.read_bytes()
+    assert "caf\xe9 (seed 0); ".encode() in content
+    assert b"(seed 19999); model abc" in content
+
+
+@pytest.mark.parametrize(("count", "most"), [(30, 2000), (3000, 20_000)])
+def test_a_full_disk_leaves_the_film_that_was_there(tmp_path: Path, count: int, most: int) -> None:
+    """Found out at the end, and while frames are still drawn."""
+    pytest.importorskip("imageio_ffmpeg")
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"before")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        with pytest.raises(
+            DataError, match=r"a\.mp4: the film couldn't be written; make sure that the disk isn't full"
+        ):
+            write_video(path, ramp(count, 64), count=count, fps=24, about="")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize("kind", ["mp4", "gif", "webp"])
 def test_a_film_that_stops_early_leaves_what_was_there(tmp_path: Path, kind: str) -> None:
     if kind == "mp4":
@@ -167,6 +209,9 @@ def test_a_film_that_stops_early_leaves_what_was_there(tmp_path: Path, kind: str
         ("a.mp4", 24, 65, 10, "65 px is odd, and mp4 takes even sides; use 66"),
         ("a.mp4", 0, 64, 10, "0 frames a second can't be"),
         ("a.gif", 60, 64, 10, "too many for gif, at most 50"),
+        ("a.gif", 0.001, 64, 3, "3 frames at 0.001 a second last too long for gif, at most 655 s"),
+        ("a.webp", 0.00001, 64, 3, "at most 16,777 s"),
+        ("a.mp4", 0.00001, 64, 3, "at most 131,072 s"),
         ("a.webp", 24, 1024, 1000, "1000 frames of 1024 px are too many for webp, at most 170; write .mp4"),
     ],
 )

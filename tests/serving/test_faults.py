@@ -257,6 +257,7 @@ def test_no_orphan_of_a_server_that_was_killed(launch_limited: Any, tmp_path: Pa
         (["--host", "0.0.0.0"], "--host 0.0.0.0 lets others in; set GIGAGAN_API_KEYS"),
         (["--host", "0.0.0.0", "--key", "short"], "a key has 5 characters; expected at least 16"),
         (["--safety", "no_such_module:X"], "--safety no_such_module:X: No module named"),
+        (["--safety", "./checker.py:Checker"], "expected MODULE:NAME of something that can be imported"),
         (["--safety", "json:loads"], "--safety json:loads: has no check_prompt"),
         (["--queue", "0"], "Invalid value for '--queue'"),
     ],

@@ -111,6 +111,12 @@ def test_a_picture_is_upsampled(large_pipe: Pipeline, pipe: Pipeline, tmp_path: 
         assert np.array_equal(pixels(before), np.asarray(image.resize((40, 24), Image.Resampling.LANCZOS)))
     assert after.name == "cat-2x.png"
     assert desk.upsampled(source, 2, "a cat", 5) == (before, after)
+    deep = np.linspace(0, 65535, 240).astype(np.uint16).reshape(12, 20)
+    Image.fromarray(deep).save(source)
+    gray, expected = pixels(desk.upsampled(source, 2, "", 0)[0]), (deep >> 8).astype(np.uint8)
+    assert np.array_equal(
+        gray[:, :, 0], np.asarray(Image.fromarray(expected).resize((40, 24), Image.Resampling.LANCZOS))
+    )
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"broken\.png"):
         desk.upsampled(tmp_path / "broken.png", 2, "", 0)

@@ -176,6 +176,8 @@ def test_mismatched_data_is_one_line(classes: Path, tmp_path: Path) -> None:
         (["discriminator.minibatch_std=3"], r"batch_gpu \(16\) must be a multiple of minibatch_std \(3\)"),
         ([*ONE_LEVEL[:1]], "loss.level_weights has 3 numbers but D sees one level"),
         (["text.encoder=classes", "text.num_classes=3"], "gives no words; set generator.attention.cross=false"),
+        (["generator.text_heads=3"], "text_dim is 32 and text_heads 3; heads must divide the width"),
+        (["discriminator.text_heads=3"], "discriminator.text_heads 3; heads must divide"),
         (["generator.num_filters=[0,1,1]"], "greater than or equal to 1"),
         (["generator.attention.resolutions=[32]"], "names 32, but the sides are 4, 8, 16"),
         (["generator.resolution=48"], "48 isn't a power of two"),

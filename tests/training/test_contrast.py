@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from gigagan import config, losses
 from gigagan.config import RunConfig
@@ -52,6 +52,20 @@ def test_clip_contrastive_is_equation_9() -> None:
     # Its own caption counts once, whether it is among the others, twice or not at all.
     for others in (captions[1:], torch.cat([captions, own[:1]])):
         torch.testing.assert_close(losses.clip_contrastive(pictures, own, others, scale=scale)[0], value[0])
+
+
+def test_a_picture_is_not_told_from_what_is_true_of_it() -> None:
+    torch.manual_seed(0)
+    pictures, captions, scale = unit(4, 6), unit(7, 6), 9.0
+    own, true = captions[:4], torch.zeros(4, 7, dtype=torch.bool)
+    true[0, [5, 6]] = true[2, 1] = True
+    value = losses.clip_contrastive(pictures, own, captions, scale=scale, true=true)
+    for b in range(4):
+        left = captions[~true[b]]
+        alone = losses.clip_contrastive(pictures[b : b + 1], own[b : b + 1], left, scale=scale)
+        torch.testing.assert_close(value[b : b + 1], alone)
+    plain = losses.clip_contrastive(pictures, own, captions, scale=scale)
+    assert (value < plain).tolist() == [True, False, True, False]
 
 
 def test_clip_contrastive_without_others_is_0_and_its_gradient_is_right() -> None:
@@ -128,6 +142,23 @@ def test_heads_on_shuffled_captions_learn_nothing(
     assert shuffled.recall <= 0.5  # of 4 pictures kept back, by chance a quarter
 
 
+def test_larger_pictures_are_shown_at_the_heads_resolution(shapes: CaptionedImages) -> None:
+    sides = []
+
+    class Watched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 3, 1)
+
+        def forward(self, img: Tensor, min_res: int) -> None:
+            sides.append((img.shape[2], min_res))
+            raise StopIteration
+
+    with pytest.raises(StopIteration):
+        train_heads(shapes, Watched(), TEXTS, resolution=SIDE // 2)  # type: ignore[arg-type]
+    assert sides == [(SIDE // 2, SIDE // 2)]
+
+
 def test_few_pictures_are_refused(tmp_path: Path, random_lite0: EfficientNetLite) -> None:
     Image.new("RGB", (SIDE, SIDE)).save(tmp_path / "a.png")
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a"}')
@@ -153,7 +184,7 @@ def test_a_wrong_file_of_heads_is_one_line(trained: TrainedHeads, tmp_path: Path
     with pytest.raises(CheckpointError, match="no such file; write it with `gigagan data heads"):
         load_heads(path, resolution=SIDE)
     save_heads(path, trained.heads, trained.others, resolution=SIDE)
-    with pytest.raises(CheckpointError, match="pictures at 32 px, but vision"):
+    with pytest.raises(CheckpointError, match="pictures at 32 px, but the network sees them at 64 px"):
         load_heads(path, resolution=64)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="isn't a whole file of heads"):
@@ -195,6 +226,25 @@ def test_g_learns_to_fit_its_captions(cfg: RunConfig, random_lite0: EfficientNet
     assert values[-1] < 0.7 * values[0]
     assert not any(p.requires_grad for p in [*random_lite0.parameters(), *pair.heads.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(before, pair.heads.parameters(), strict=True))
+
+
+def test_borrowed_captions_that_are_true_are_left_out(
+    cfg: RunConfig, random_lite0: EfficientNetLite, pair: HeadsContrast
+) -> None:
+    torch.manual_seed(0)
+    state = TrainState(cfg, feature_dim=TEXTS.feature_dim, device=CPU, image_network=random_lite0, contrast=pair)
+    captions, borrowed = ["a square in red", "a green bar"], ["a red square", "a blue column", "a green dot"]
+
+    def loss(true: list[tuple[str, ...]] | None, borrowed: list[str]) -> float:
+        pair.others = pair.text(borrowed).half().float()  # as a file holds them
+        part = dataclasses.replace(half_step(cfg, captions, pair), true=true)
+        with updating(state.G, state.opt_G):
+            return float(steps.generator_step(state, part, share=1.0)["Loss/G/clip"])
+
+    true = [("a red square", "a blue column"), ("a red square", "a blue column", "nothing like it")]
+    assert loss(true, borrowed) == pytest.approx(loss(None, borrowed[2:]), abs=1e-5)
+    assert loss([(), ()], borrowed) == loss(None, borrowed)
+    assert loss([("a red square",), ()], borrowed) < loss(None, borrowed)
 
 
 def test_micro_batches_are_told_from_the_whole_batch(

@@ -14,6 +14,7 @@ from gigagan.errors import CheckpointError, ConfigError, DataError, GigaGANError
 from gigagan.training import loop
 from gigagan.training.loop import train
 from gigagan.training.micro_batches import MicroBatch
+from gigagan.training.resume import check_config
 from gigagan.training.state import TrainState
 from gigagan.training.stats import Stats
 from gigagan.training.steps import discriminator_step, generator_step
@@ -190,6 +191,9 @@ def test_b4_what_may_differ_is_named_one_by_one(tmp_path: Path) -> None:
         run(tmp_path, *changed)
     cfg = config.load("tiny", (*SHORT, *changed))
     train(cfg, tmp_path, device=CPU, allow=("optim_G.lr", "data.styleless_prob"))
+
+    with pytest.raises(ConfigError, match="was begun with other values"):
+        check_config(config.load("tiny-up"), tmp_path)
 
     folder = tmp_path / "other"
     folder.mkdir()

@@ -8,8 +8,9 @@ from gigagan import config
 from gigagan.data.captions import TEMPLATES
 from gigagan.data.features import CaptionFeatures
 from gigagan.data.loader import Batch
+from gigagan.errors import ConfigError
 from gigagan.models.frozen import HashedText
-from gigagan.training.micro_batches import MicroBatch, micro_batches, telling
+from gigagan.training.micro_batches import MicroBatch, check_parts, micro_batches, telling
 from gigagan.training.state import TrainState
 
 STYLES = len(TEMPLATES)
@@ -49,6 +50,25 @@ def half_step(*overrides: str) -> MicroBatch:
     state = TrainState(cfg, feature_dim=HashedText.feature_dim, device=torch.device("cpu"))
     batch = Batch(torch.zeros(2, 3, 16, 16, dtype=torch.uint8), TEXTS, ["", ""], styles=HAS, styled=SAYS)
     return next(micro_batches(state, batch, CaptionFeatures(HashedText(max_tokens=16)), 2, phase=1))
+
+
+def test_parts_too_small_for_what_is_found_in_them_are_one_line() -> None:
+    def told(world: int, *overrides: str) -> str:
+        cfg = config.load("tiny", ["train.batch=12", "train.batch_gpu=12", "discriminator.minibatch_std=0", *overrides])
+        try:
+            check_parts(cfg, world)
+        except ConfigError as error:
+            return str(error)
+        return ""
+
+    assert told(1) == told(6) == ""
+    assert "over 12 processes by train.batch_gpu (12) makes parts of one picture" in told(12)
+    assert told(12, "loss.match_weight_D=0", "loss.match_weight_G=0") == ""
+    assert told(3, "discriminator.minibatch_std=4") == ""
+    assert "parts of 6; expected multiples of discriminator.minibatch_std (4)" in told(
+        2, "discriminator.minibatch_std=4"
+    )
+    assert "parts of one picture" in told(4, "train.batch_gpu=2")
 
 
 def test_seeds_choose_styles_only_if_asked() -> None:

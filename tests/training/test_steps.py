@@ -202,3 +202,14 @@ def test_optimizer_groups(state: TrainState) -> None:
         assert {id(p) in attention for p in group["params"]} == {id(group["params"][0]) in attention}
     assert state.opt_D.param_groups[0]["lr"] == pytest.approx(0.0025 / 2)
     assert state.opt_G.param_groups[0]["betas"] == (0.0, 0.99)
+
+
+def test_g_stands_still_while_all_its_weights_are_0() -> None:
+    """A schedule may begin with nothing to learn from."""
+    later = ["loss.adv_weight=[[0, 0], [10, 1]]", "loss.paired_l1_weight=0"]
+    cfg = config.load("tiny", ["train.batch=4", "train.batch_gpu=4", *later])
+    torch.manual_seed(0)
+    state = TrainState(cfg, feature_dim=HashedText.feature_dim, device=CPU)
+    with updating(state.G, state.opt_G):
+        assert steps.generator_step(state, micro_batch(cfg, ["a", "b", "c", "d"]), share=1.0) == {}
+        assert not any(p.grad is not None and p.grad.any() for p in state.G.parameters())

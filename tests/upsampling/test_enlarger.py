@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gigagan.config import AttentionConfig
-from gigagan.errors import ConfigError
+from gigagan.errors import ConfigError, PromptError
 from gigagan.models.frozen import HashedText
 from gigagan.models.upsampler import Upsampler, reach, with_level
 from gigagan.upsampling import enlarger as module
@@ -120,6 +120,13 @@ def test_more_than_its_factor_is_the_network_again(enlarger: Enlarger) -> None:
 def test_noise_it_was_not_trained_with_is_refused(enlarger: Enlarger, request_: Request) -> None:
     with pytest.raises(ConfigError, match=r"was trained with 0 to 0\.2"):
         enlarger.check(request_)
+
+
+def test_a_prompt_that_is_no_text_is_refused_and_none_is_not(enlarger: Enlarger) -> None:
+    for prompt in ("", " ", "a red apple"):
+        enlarger.check(Request(prompt))
+    with pytest.raises(PromptError, match="isn't valid Unicode"):
+        enlarger.check(Request("\ud800"))
 
 
 def test_a_scale_that_is_no_power_of_two_is_refused(enlarger: Enlarger) -> None:

@@ -191,7 +191,8 @@ def test_a_folder_goes_on_and_nothing_is_written_over(
     assert cli.run([*command, "--sheet", str(tmp_path / "sheet.png")]) == 2  # for the bad one
     said = capsys.readouterr()
     assert "bad.png: isn't a picture" in said.err
-    assert "1 of 5 pictures are in" in said.err
+    assert f"{out / '1.png'}: is there already and isn't {tmp_path / 'in' / '1.png'} at 40 x 48 px" in said.err
+    assert "2 of 5 pictures were left out" in said.err
     assert "about" in said.err
     assert "was trained on drawings; others may come out worse" in said.err
     assert (out / "1.png").read_bytes() == b"mine"
@@ -199,8 +200,11 @@ def test_a_folder_goes_on_and_nothing_is_written_over(
     assert size(out / "0.png") == (40, 48)
     assert size(tmp_path / "sheet.png")[0] > 100
     before = (out / "0.png").stat().st_mtime_ns
-    assert cli.run(command) == 2
+    (tmp_path / "sheet.png").unlink()
+    assert cli.run([*command, "--sheet", str(tmp_path / "sheet.png")]) == 2
+    assert "3 of 5 pictures are in" in capsys.readouterr().err
     assert (out / "0.png").stat().st_mtime_ns == before
+    assert size(tmp_path / "sheet.png")[0] > 100  # of what was there
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Mapping
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any, NoReturn
 
 import click
@@ -133,6 +134,8 @@ def cli() -> None:
 def main(args: list[str] | None = None) -> NoReturn:
     """The program: runs one command and exits."""
     keep_memory()
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="surrogateescape")  # a path that isn't UTF-8 is printed as the bytes it is
     sys.exit(run(args))
 
 

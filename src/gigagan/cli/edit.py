@@ -1,7 +1,6 @@
 """gigagan edit: pictures mixed, blended and moved, as files or as one labeled sheet."""
 
 import itertools
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,8 @@ from gigagan.errors import ConfigError
 
 if TYPE_CHECKING:
     from gigagan.pipeline import Pipeline
+
+MAX_STRENGTH = 1000  # far beyond what draws anything; float32 overflows at tens of digits
 
 COMMANDS = {
     "mix": ("gigagan.cli.edit:mix", "Coarse layers of one picture, fine layers of another."),
@@ -256,11 +257,13 @@ def arithmetic(
 
 
 def parse_strengths(text: str) -> list[float]:
-    """Numbers of "-1,0,0.5", in order. Raises ConfigError for anything else."""
+    """Numbers of "-1,0,0.5", in order. Raises ConfigError for anything else and beyond MAX_STRENGTH."""
     parts = [part.strip() for part in text.split(",")]
     for part in parts:
-        if not re.fullmatch(r"[+-]?(\d+(\.\d*)?|\.\d+)", part, re.ASCII) or not math.isfinite(float(part)):
+        if not re.fullmatch(r"[+-]?(\d+(\.\d*)?|\.\d+)", part, re.ASCII):
             raise ConfigError(f"--strengths {text}: {part!r} isn't a number; write -1,0,0.5")
+        if abs(float(part)) > MAX_STRENGTH:
+            raise ConfigError(f"--strengths {text}: expected -{MAX_STRENGTH} to {MAX_STRENGTH}; write -1,0,0.5")
     return list(dict.fromkeys(float(part) for part in parts))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from gigagan.cli.cells import DEVICE, MODEL, Cell, deliver, edited
-from gigagan.cli.files import check_target, probe
+from gigagan.cli.files import check_new, check_target, probe
 from gigagan.cli.signing import configured_signer, signing
 from gigagan.data.places import write_whole
 from gigagan.errors import ConfigError, DataError
@@ -18,7 +18,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 
 @click.command()
 @click.argument("prompts", metavar="PROMPT...", nargs=-1, required=True)
-@click.option("--out", type=FILE, required=True, help="File to write, .safetensors; beside it comes a sheet.")
+@click.option("--out", type=FILE, required=True, help="New file to write, .safetensors; beside it comes a sheet.")
 @click.option(
     "--method",
     type=click.Choice(["pca", "factors"]),
@@ -36,6 +36,8 @@ def directions(prompts: tuple[str, ...], out: Path, method: str, count: int, mod
     standard deviation. Look at the sheet, then give them names: `gigagan edit name`.
     """
     check_target(out, ".safetensors")
+    sheet = out.with_suffix(".png")
+    check_new(out, sheet)
     signer = configured_signer()
 
     import torch
@@ -67,7 +69,7 @@ def directions(prompts: tuple[str, ...], out: Path, method: str, count: int, mod
                 yield Cell(move(point, step, strength), info, "")
 
     columns = [f"{strength:+g}" if strength else "0" for strength in SHOWN_STRENGTHS]
-    deliver(pipe, cells(), found.names, columns, out.parent, out.with_suffix(".png"), signer)
+    deliver(pipe, cells(), found.names, columns, out.parent, sheet, signer)
 
 
 @click.command()
@@ -95,7 +97,7 @@ def name(file: Path, names: tuple[str, ...]) -> None:
 @click.command()
 @click.argument("picture", type=FILE)
 @click.argument("prompt")
-@click.option("--out", type=FILE, required=True, help="File to write, .safetensors; beside it comes a sheet.")
+@click.option("--out", type=FILE, required=True, help="New file to write, .safetensors; beside it comes a sheet.")
 @click.option("--steps", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Of gradient descent.")
 @MODEL
 @DEVICE
@@ -106,6 +108,8 @@ def project(picture: Path, prompt: str, out: Path, steps: int, model: str, devic
     through EfficientNet-Lite0, fetched at the first run (`gigagan data weights lite0`).
     """
     check_target(out, ".safetensors")
+    sheet = out.with_suffix(".png")
+    check_new(out, sheet)
     signer = configured_signer()
 
     from gigagan.data.dataset import decode
@@ -134,7 +138,6 @@ def project(picture: Path, prompt: str, out: Path, steps: int, model: str, devic
     print(out)
     before_after = [*to_pil(img), *to_pil(pipe.draw(found)[0])]
     said = {"prompts": prompt, "model": pipe.model_hash, "edits": f"project {picture.name}"}
-    sheet = out.with_suffix(".png")
     table = labelled_grid([before_after], [prompt], ["picture", "found"])
     content = sheet_bytes(table, said, source_type=COMPOSITE_TYPE)
     sign = signing(signer, pipe.model_hash, COMPOSITE_TYPE)

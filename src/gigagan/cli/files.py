@@ -5,6 +5,7 @@ import os
 import re
 import tempfile
 import unicodedata
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,13 @@ def check_target(path: Path, *suffixes: str) -> None:
     _check_parent(path, path.absolute().parent)
 
 
+def check_new(*paths: Path) -> None:
+    """Raises ConfigError where there is something already: what a command finds shall replace nothing."""
+    for path in paths:
+        if os.path.lexists(path):
+            raise ConfigError(f"{path}: exists; give another --out")
+
+
 def _check_parent(path: Path, parent: Path) -> None:
     while not parent.exists():
         parent = parent.parent
@@ -68,14 +76,31 @@ def save_new(folder: Path, stem: str, content: bytes, sign: "Sign") -> Path:
 
     for number in itertools.count():
         path = folder / (f"{stem}-{number}.png" if number else f"{stem}.png")
+        if not path.exists() and _written_new(path, sign(content)):
+            return path
         held = path.read_bytes() if path.is_file() else b""
-        if not path.exists() or held == content:
+        if held == content:
             if (signed := sign(content)) != held:
                 write_whole(path, signed)
             return path
         if without_manifest(held) == content:
             return path
     raise AssertionError("count() ends")
+
+
+def _written_new(path: Path, content: bytes) -> bool:
+    """False where another run was first to take the name."""
+    from gigagan.commit import rename_new
+
+    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+    try:
+        write_whole(temporary, content)
+        rename_new(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
 
 
 def check_folders(*paths: Path | None) -> None:

@@ -13,7 +13,7 @@ import click
     type=click.IntRange(32, 512),
     default=128,
     show_default=True,
-    help="As vision.resolution in training.",
+    help="Side at which training shows pictures to the network: vision.resolution, or their own where that is larger.",
 )
 @click.option("--split", default="train", show_default=True, help="Split to learn from.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of weights and order.")

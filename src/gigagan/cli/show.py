@@ -31,5 +31,6 @@ def show(file: Path, as_json: bool) -> None:
         print(json.dumps(info, ensure_ascii=False))
         return
     for key, value in info.items():
-        # A file can hold anything, but not steer the terminal.
-        print(f"{key}: {''.join(c if c.isprintable() else ' ' for c in value)}")
+        for line in value.split("\n") if key in ("prompts", "edits") else [value]:
+            # A file can hold anything, but not steer the terminal.
+            print(f"{key}: {''.join(c if c.isprintable() else ' ' for c in line)}")

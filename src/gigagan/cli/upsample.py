@@ -1,5 +1,6 @@
 """gigagan upsample: pictures of any size, larger."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from gigagan.cli.files import check_target
 from gigagan.cli.signing import configured_signer, signing
 from gigagan.data.places import write_whole
 from gigagan.errors import ConfigError, DataError
+from gigagan.request import check_seed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,7 +34,11 @@ SHEET_PX = 512
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the PNG files."
 )
-@click.option("--sheet", type=click.Path(path_type=Path, dir_okay=False), help="Also write before and after here.")
+@click.option(
+    "--sheet",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write before and after here; another file there is replaced.",
+)
 @click.option("--model", default="emoji", show_default=True, help="Model directory, or the name of one in the package.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps; auto = the fastest found.")
 @click.option(
@@ -54,11 +60,12 @@ def upsample(
     """Make pictures larger and print the paths of the new ones.
 
     Any size; gray, 16-bit gray, alpha, color profile, EXIF and orientation are kept. A file that is in --out already
-    is left as it is, so the same command again goes on where it stopped. A picture that can't be used is named on
-    stderr and left out; the command then ends with 2.
+    is left as it is, so the same command again goes on where it stopped. A picture that can't be used, or in whose
+    place is a file of another size, is named on stderr and left out; the command then ends with 2.
     """
     if scale and to:
         raise ConfigError("--scale and --to both came; give one of them")
+    check_seed(seed)
     if sheet is not None:
         check_target(sheet, ".png")
     signer = configured_signer()
@@ -67,20 +74,41 @@ def upsample(
     from gigagan.upsampling.enlarger import Request
 
     work = files.jobs(paths, out)
-    todo = [job for job in work if not job.target.exists()]
-    if len(todo) < len(work):
-        click.echo(f"gigagan: {len(work) - len(todo)} of {len(work)} pictures are in {out} already", err=True)
-    if not todo:
-        return
+    if sheet is not None and any(_same(sheet, path) for job in work for path in (job.source, job.target)):
+        raise ConfigError(f"{sheet}: is one of the pictures; give --sheet another name")
     enlarger, said = _enlarger(model, device, dtype)
     request = Request(prompt, seed, noise)
     enlarger.check(request)
     times = 0 if to else int(scale or enlarger.factor)
-    failed = _run(todo, enlarger, request, said, times, to or 0, signer)
+    there = dict.fromkeys(job for job in work if job.target.exists())
+    others = _others(there, times, to or 0)
+    if len(there) > len(others):
+        click.echo(f"gigagan: {len(there) - len(others)} of {len(work)} pictures are in {out} already", err=True)
+    todo = [job for job in work if job not in there]
+    failed = len(others) + (_run(todo, enlarger, request, said, times, to or 0, signer) if todo else 0)
     if sheet is not None:
-        _sheet(sheet, [job for job in todo if job.target.exists()][:8], said, signer)
+        _sheet(sheet, [job for job in work if job not in others and job.target.exists()][:8], said, signer)
     if failed:
-        raise DataError(f"{failed} of {len(todo)} pictures were left out; the reasons are above")
+        raise DataError(f"{failed} of {len(work)} pictures were left out; the reasons are above")
+
+
+def _same(path: Path, other: Path) -> bool:
+    """Whether two names are one file's; where capitals don't count, only the file tells."""
+    return path.resolve() == other.resolve() or (path.exists() and other.exists() and path.samefile(other))
+
+
+def _others(there: "Iterable[Job]", scale: int, longest: int) -> "set[Job]":
+    """Those whose place another file has, each told."""
+    from gigagan.upsampling import files
+
+    others = set()
+    for job in there:
+        try:
+            files.check_there(job, scale=scale, longest=longest)
+        except DataError as error:
+            others.add(job)
+            click.echo(f"gigagan: {error}", err=True)
+    return others
 
 
 def _enlarger(model: str, device: str, dtype: str) -> "tuple[Enlarger, dict[str, str]]":
@@ -169,6 +197,7 @@ def _sheet(path: Path, done: "list[Job]", said: dict[str, str], signer: "Signer 
 
     from gigagan.grid import labelled_grid
     from gigagan.metadata import COMPOSITE_TYPE, sheet_bytes
+    from gigagan.upsampling.formats import eight_bits
     from gigagan.upsampling.photo import read_photo
 
     if not done:
@@ -178,8 +207,9 @@ def _sheet(path: Path, done: "list[Job]", said: dict[str, str], signer: "Signer 
         with open_image(job.target) as after:
             box = _middle(after.size)
             size = after.size
-            after_cut = after.convert("RGB").crop(box)
-        before = read_photo(job.source).image.convert("RGB").resize(size, Resampling.LANCZOS).crop(box)
+            after_cut = eight_bits(after).convert("RGB").crop(box)
+        small = eight_bits(read_photo(job.source).image).convert("RGB")
+        before = small.resize(size, Resampling.LANCZOS).crop(box)
         rows.append([before, after_cut])
     cut = max(max(image.size) for row in rows for image in row)
     square = [[_on_square(image, cut) for image in row] for row in rows]

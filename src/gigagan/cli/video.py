@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gigagan.cli.cells import DEVICE, MODEL, PSI
-from gigagan.cli.files import probe
+from gigagan.cli.files import check_target, probe
 from gigagan.cli.generate import parse_seeds
 from gigagan.errors import ConfigError
 
@@ -68,7 +68,7 @@ def video(
 
     from gigagan.editing import Key, film
     from gigagan.editing.film import timeline
-    from gigagan.editing.video import check_video, write_video
+    from gigagan.editing.video import FORMATS, check_video, write_video
     from gigagan.pipeline import DEFAULT_PSI, Pipeline
     from gigagan.request import check_psi
 
@@ -76,6 +76,7 @@ def video(
     keys = [Key(prompt, seed) for prompt, seed in pairs]
     moments = timeline(keys, max(1, round(seconds * fps)), loop=loop, easing="smooth" if ease == "smooth" else "linear")
     check_video(out, fps=fps, size=size or 2, count=len(moments))
+    check_target(out, *FORMATS)
     pipe = Pipeline.from_pretrained(model, device=device)
     side = size or max(pipe.resolution, 4 * pipe.generator.cfg.resolution)
     check_video(out, fps=fps, size=side, count=len(moments))

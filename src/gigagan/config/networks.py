@@ -44,6 +44,13 @@ def check_levels(
             )
 
 
+def check_heads(text_dim: int, text_heads: int, text_layers: int, prefix: str = "") -> None:
+    if text_layers and text_dim % text_heads:
+        raise ValueError(
+            f"{prefix}text_dim is {text_dim} and {prefix}text_heads {text_heads}; heads must divide the width"
+        )
+
+
 class AttentionConfig(Section):
     """One attention stack a resolution (paper 3.3)."""
 
@@ -126,6 +133,7 @@ class GeneratorConfig(Section):
     @model_validator(mode="after")
     def _fits(self) -> "GeneratorConfig":
         check_levels(self.resolution, self.resolutions, self.attention, blocks=self.blocks, filters=self.num_filters)
+        check_heads(self.text_dim, self.text_heads, self.text_layers)
         return self
 
 
@@ -198,6 +206,7 @@ class UpsamplerConfig(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> "UpsamplerConfig":
+        check_heads(self.text_dim, self.text_heads, self.text_layers)
         if self.factor < 2 or self.input_resolution < 2 << UPSAMPLER_DOWNS:
             raise ValueError(
                 f"an upsampler from {self.input_resolution} to {self.resolution} px; expected at least "
@@ -250,6 +259,7 @@ class DiscriminatorConfig(Section):
 
     @model_validator(mode="after")
     def _one_exit(self) -> "DiscriminatorConfig":
+        check_heads(self.text_dim, self.text_heads, self.text_layers, "discriminator.")
         if self.head == "projection" and self.multi_scale:
             raise ValueError("discriminator.head=projection judges one exit; set discriminator.multi_scale=false")
         return self
@@ -275,3 +285,8 @@ class VisionConfig(Section):
     """Width of the fixed random projections and of the heads."""
     resolution: Count = 128
     """Smaller pictures are enlarged to this side for the frozen network, which sees more then and takes longer."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> "VisionConfig":
+        check_heads(self.text_dim, self.text_heads, self.text_layers, "vision.")
+        return self

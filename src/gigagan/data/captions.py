@@ -77,6 +77,11 @@ def captions(X: str, concept: str, style: str, *, seed: int) -> list[Caption]:
     ]
 
 
+def canonical(X: str) -> list[str]:
+    """The canonical caption of X in each style."""
+    return [texts[0].format(X=X) for texts in TEMPLATES.values()]
+
+
 def restyled(X: str, style: str, *, seed: tuple[object, ...]) -> str:
     """A caption of X in another style, drawn by the seed. Raises KeyError where `style` isn't one of the set's."""
     if style not in TEMPLATES:

@@ -37,6 +37,8 @@ class Batch:
     """Which of the emoji set's styles each picture has, -1 where none; None = none has one."""
     styled: Bool[Tensor, " B"] | None = None
     """Whether the captions name them."""
+    true: list[tuple[str, ...]] | None = None
+    """First captions in the set that are true of each as well, or that its caption may mean; None = unknown."""
 
 
 @dataclass
@@ -96,6 +98,7 @@ class Batches(Iterator[Batch]):
             None if words == captions else words,
             styles if known else None,
             styled if known else None,
+            [one.true for one in drawn],
         )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from gigagan.config import DataConfig
-from gigagan.data.captions import TEMPLATES, Caption, restyled
+from gigagan.data.captions import TEMPLATES, Caption, canonical, restyled
 from gigagan.data.dataset import CaptionedImages, Sample
 from gigagan.data.draws import choose, draw
 from gigagan.errors import DataError, Outage
@@ -41,6 +41,8 @@ class Drawn:
     """Which of the emoji set's styles the picture has, -1 where none."""
     styled: bool
     """Whether the caption names it."""
+    true: tuple[str, ...]
+    """First captions of pictures that fit this one as well, or that it may mean as well as its own."""
     key: str
     bad: tuple[str, ...]
     """What was found unusable on the way here, each with its reason."""
@@ -89,7 +91,7 @@ class DrawnBatches(Sequence[list[Drawn]]):
                 bad.append(str(error))
                 index = (index + 1) % len(self.dataset)
         side = self.cfg.crop or self.resolution
-        return Drawn(np.zeros((3, side, side), np.uint8), "", "", -1, True, "", tuple(bad))
+        return Drawn(np.zeros((3, side, side), np.uint8), "", "", -1, True, (), "", tuple(bad))
 
     def _read(self, index: int) -> Sample:
         """A sample; an outage is waited out, since passing over the pictures would change what is learned.
@@ -113,7 +115,9 @@ class DrawnBatches(Sequence[list[Drawn]]):
                 self.out_since = 0.0
                 return sample
 
-    def _show(self, sample: Sample, place: int) -> tuple[UInt8[np.ndarray, "3 H W"], str, str, int, bool]:
+    def _show(
+        self, sample: Sample, place: int
+    ) -> tuple[UInt8[np.ndarray, "3 H W"], str, str, int, bool, tuple[str, ...]]:
         """Draw a caption, then the background that it names, then the square that is cut out, then the mirroring."""
         cfg, name = self.cfg, (self.seed, place)
         transparent = sample.image.shape[2] == 4
@@ -136,7 +140,11 @@ class DrawnBatches(Sequence[list[Drawn]]):
         if caption.styled and caption.background is None and draw(*name, "restyle") < cfg.restyled_prob:
             words = self._restyled(sample, *name)
         style = STYLE_INDEX.get(str(sample.meta.get("style")), -1)
-        return np.ascontiguousarray(image.transpose(2, 0, 1)), caption.text, words, style, caption.styled
+        true = [sample.captions[0].text]
+        if style >= 0 and not caption.styled and (noun := sample.meta.get("noun")):
+            true += canonical(str(noun))
+        shown = np.ascontiguousarray(image.transpose(2, 0, 1))
+        return shown, caption.text, words, style, caption.styled, tuple(dict.fromkeys(true))
 
     def _restyled(self, sample: Sample, *name: object) -> str:
         try:

@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gigagan.errors import ConfigError, MissingExtra
+from gigagan.errors import ConfigError, DataError, MissingExtra
 from gigagan.metadata import xmp
 
 FORMATS = (".mp4", ".gif", ".webp")
 MAX_HELD_BYTES = 2**29  # of a GIF or WebP, whose frames Pillow holds until the end
 TICK_MS = {".gif": 10, ".webp": 1}
 """What a frame's time is counted in."""
+MAX_SEC = {".mp4": 131_072, ".gif": 655, ".webp": 16_777}
+"""Of a whole film, all of which may be one frame: times are 31 bits of 1/16384 s, 16 bits of 1/100 s, 24 bits of ms."""
+MAX_COMMENT_BYTES = 16_000  # ffmpeg takes it as an argument: Linux allows one 128 KiB, Windows all of them 32 KiB
 MAX_GIF_FPS = 50  # programs that show a GIF take less than 2 ticks for a mistake, and show it at 10 a second
 
 
@@ -29,6 +32,11 @@ def check_video(path: Path, *, fps: float, size: int, count: int) -> None:
         raise ConfigError(f"{fps:g} frames a second can't be; expected more than 0, at most 100")
     if kind == ".gif" and fps > MAX_GIF_FPS:
         raise ConfigError(f"{fps:g} frames a second are too many for gif, at most {MAX_GIF_FPS}; write .webp or .mp4")
+    if count / fps > MAX_SEC[kind]:
+        what = f"{count} frames at {fps:g} a second"
+        raise ConfigError(
+            f"{what} last too long for {kind[1:]}, at most {MAX_SEC[kind]:,} s; give more frames a second"
+        )
     if kind == ".mp4":
         if size % 2:
             raise ConfigError(f"{size} px is odd, and mp4 takes even sides; use {size + 1}")
@@ -44,7 +52,8 @@ def check_video(path: Path, *, fps: float, size: int, count: int) -> None:
 def write_video(path: Path, frames: Iterator[Image.Image], *, count: int, fps: float, about: str) -> None:
     """Write `count` square frames as they come; `about` is what the file says of itself.
 
-    Where the frames end early, by Ctrl-C or an error, what was there before stays and nothing else is left.
+    Where the frames end early, by Ctrl-C or an error, what was there before stays and nothing else is left. Raises
+    DataError where ffmpeg couldn't write the file.
     """
     kind = path.suffix.lower()
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=kind)
@@ -52,7 +61,8 @@ def write_video(path: Path, frames: Iterator[Image.Image], *, count: int, fps: f
     partial = Path(name)
     try:
         if kind == ".mp4":
-            _write_mp4(partial, frames, fps, about)
+            if not _write_mp4(partial, frames, fps, about):
+                raise DataError(f"{path}: the film couldn't be written; make sure that the disk isn't full")
         else:
             _write_animation(partial, frames, _durations(count, fps, TICK_MS[kind]), about)
         partial.chmod(path.stat().st_mode if path.exists() else 0o644)
@@ -61,19 +71,39 @@ def write_video(path: Path, frames: Iterator[Image.Image], *, count: int, fps: f
         partial.unlink(missing_ok=True)
 
 
-def _write_mp4(path: Path, frames: Iterator[Image.Image], fps: float, about: str) -> None:
-    from imageio_ffmpeg import write_frames
+def _write_mp4(path: Path, frames: Iterator[Image.Image], fps: float, about: str) -> bool:
+    """Whether the file holds every frame."""
+    from imageio_ffmpeg import count_frames_and_secs, write_frames
 
     first = next(frames)
-    said = ["-metadata", f"comment={about}", "-movflags", "+faststart"]
+    said = ["-metadata", f"comment={_comment(about)}", "-movflags", "+faststart"]
     # 8 of imageio's 0 to 10: flat colors keep their edges.
     writer = write_frames(
-        str(path), first.size, fps=fps, quality=8, macro_block_size=2, output_params=said, ffmpeg_log_level="error"
+        str(path), first.size, fps=fps, quality=8, macro_block_size=2, output_params=said, ffmpeg_log_level="fatal"
     )
     writer.send(None)
+    sent = 0
     with contextlib.closing(writer):
         for frame in itertools.chain([first], frames):
-            writer.send(np.asarray(frame).tobytes())
+            try:
+                writer.send(np.asarray(frame).tobytes())
+            except OSError:  # ffmpeg has ended
+                return False
+            sent += 1
+    # The writer doesn't tell how ffmpeg ended.
+    try:
+        return count_frames_and_secs(path)[0] == sent
+    except RuntimeError:
+        return False
+
+
+def _comment(about: str) -> str:
+    """As an argument of ffmpeg; of a long one the middle is left out, as the model is named at the end."""
+    whole = "".join(c for c in about if c.isprintable()).encode()
+    if len(whole) <= MAX_COMMENT_BYTES:
+        return whole.decode()
+    start, end = whole[: MAX_COMMENT_BYTES - 200], whole[-150:]
+    return f"{start.decode(errors='ignore')} ... {end.decode(errors='ignore')}"
 
 
 def _write_animation(path: Path, frames: Iterator[Image.Image], durations: list[int], about: str) -> None:

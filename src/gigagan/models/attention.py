@@ -186,7 +186,7 @@ class AttentionBlock(nn.Module):
         return x.transpose(1, 2).unflatten(2, (H, W))
 
     # Deviation: above the training size self-attention works in windows of it, half overlapping and blended; so it sees
-    # no more than it learned with, costs in proportion to the picture, and leaves no border between windows.
+    # no more than such a picture holds, costs in proportion to the picture, and leaves no border between windows.
     def _windowed(self, tokens: Float[Tensor, "B H W C"], style: Float[Tensor, "B n C"]) -> Float[Tensor, "B H W C"]:
         """Self-attention within windows, each place the mean of what the windows over it say, by hat weights."""
         B, H, W = tokens.shape[:3]

@@ -23,6 +23,7 @@ from gigagan.provenance import Origin, Signer
 from gigagan.serving.generation import Order
 from gigagan.serving.upscale import UpscaleOrder
 from gigagan.serving.wire import Facts, Item, Raster, Upscale
+from gigagan.upsampling.formats import eight_bits
 from gigagan.upsampling.png import write_png
 
 MAX_JPEG_EXIF = 65_533 - 6  # of its segment, less the name
@@ -81,9 +82,7 @@ def raster_encoded(
             text=text,
         )
     else:
-        image = raster_image(raster)
-        if raster.bits == 16:  # these formats hold 8
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image = eight_bits(raster_image(raster))  # more these formats don't hold
         exif = b"" if left_out(raster, order) else raster.exif
         lossy_picture(buffer, image, packet.encode(), order.kind, order.compression, icc=raster.icc, exif=exif)
     if signer is not None:

@@ -31,7 +31,8 @@ def load_checker(place: str) -> SafetyChecker:
     try:
         found = getattr(import_module(module), name)
         checker: SafetyChecker = found() if isinstance(found, type) else found
-    except (ImportError, AttributeError, ValueError) as error:
+    # TypeError: a name that begins with a dot, such as ./checker.py, is a relative one.
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(
             f"--safety {place}: {error}; expected MODULE:NAME of something that can be imported"
         ) from None

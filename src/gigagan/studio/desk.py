@@ -26,6 +26,7 @@ from gigagan.pipeline import Pipeline, to_pil
 from gigagan.request import check_psi, check_seed
 from gigagan.upsampling import files
 from gigagan.upsampling.enlarger import Request
+from gigagan.upsampling.formats import eight_bits
 
 MAX_PICTURES = 64
 MAX_FRAMES = 600
@@ -214,7 +215,8 @@ class Desk:
             if not job.target.exists():
                 files.run(job, photo, size, self.pipe.enlarger, request, said, lambda pixels: None)
         plain = io.BytesIO()
-        photo.image.convert("RGB").resize((size.width, size.height), Image.Resampling.LANCZOS).save(plain, "PNG")
+        shown = eight_bits(photo.image).convert("RGB")
+        shown.resize((size.width, size.height), Image.Resampling.LANCZOS).save(plain, "PNG")
         return self._keep("lanczos.png", plain.getvalue()), job.target
 
     def _prompt(self, prompt: str) -> str:

@@ -71,7 +71,7 @@ def build_critics(
         raise ConfigError(
             "vision.heads is empty; for loss.clip_weight and style_weight on lite0 give a file of `gigagan data heads`"
         )
-    heads, others = load_heads(Path(vision.heads), resolution=vision.resolution)
+    heads, others = load_heads(Path(vision.heads), resolution=max(vision.resolution, cfg.judged_side))
     if loss.style_weight and heads.style is None:
         raise ConfigError(f"{vision.heads}: its set has no styles of the emoji set to read; set loss.style_weight=0")
     if features.encoder.name != "minilm":
@@ -175,7 +175,7 @@ def load_heads(path: Path, *, resolution: int) -> tuple[Readers, Float[Tensor, "
         raise CheckpointError(f"{path}: isn't a whole file of heads ({error}); write it again") from None
     if held != str(resolution):
         raise CheckpointError(
-            f"{path}: its heads learned from pictures at {held} px, but vision.resolution is {resolution}; "
-            f"use the same or write it again with `gigagan data heads --resolution {resolution}`"
+            f"{path}: its heads learned from pictures at {held} px, but the network sees them at {resolution} px "
+            f"here; set vision.resolution or write it again with `gigagan data heads --resolution {resolution}`"
         )
     return heads, others

@@ -7,6 +7,7 @@ import hashlib
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
@@ -58,7 +59,7 @@ def train_heads(
 ) -> TrainedHeads:
     """Heads of a set of captioned pictures.
 
-    Pictures are brought to `resolution` px for the image network, as in training (vision.resolution).
+    The image network sees pictures at `resolution` px, as in training (vision.resolution, or their side if larger).
     Raises DataError for fewer than 100 pictures, and for pictures without captions.
     """
     if not data.captioned:
@@ -135,6 +136,8 @@ def _look(data: CaptionedImages, network: EfficientNetLite, *, resolution: int, 
         captions += [[c.text for c in s.captions if c.background is None] or [s.captions[0].text] for s in samples]
         styles += [STYLE_INDEX.get(str(sample.meta.get("style")), -1) for sample in samples]
         img = to_float(as_batch([sample.image for sample in samples])).to(device)
+        if img.shape[2] > resolution:
+            img = F.interpolate(img, size=(resolution, resolution), mode="bilinear", antialias=True)
         looks = [img]
         for _ in range(ROUNDS - 1):
             augmentation = Augmentation.draw(AugmentConfig(prob=1.0), len(img), draw, device)

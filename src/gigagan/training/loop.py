@@ -25,7 +25,7 @@ from gigagan.training.contrast import build_critics
 from gigagan.training.grids import sample_grid
 from gigagan.training.guard import Guard, Verdict, Wishes, exchange
 from gigagan.training.health import PICTURES, alarms, examine
-from gigagan.training.micro_batches import MicroBatch, micro_batches, other_captions
+from gigagan.training.micro_batches import MicroBatch, check_parts, micro_batches, other_captions
 from gigagan.training.resume import check_config, restore_or_init
 from gigagan.training.saving import Saver
 from gigagan.training.snapshots import Snapshots
@@ -47,6 +47,7 @@ def train(cfg: RunConfig, run_dir: Path, *, device: torch.device, allow: Collect
     one by cfg.train.best_by. Returns the number of the signal that ended it early, 0 where it is whole. `allow` names
     keys that may differ from those it was begun with.
     """
+    check_parts(cfg, dist.world_size())
     resolution = cfg.generator.resolution
     dataset = open_for_training(cfg.data, resolution=resolution)
     torch.manual_seed(cfg.train.seed)  # the networks' first weights
@@ -278,7 +279,7 @@ def _within_memory(half: Callable[[int], Values], batch_gpu: int, *, alone: bool
             if not (alone and _out_of_memory(error)) or batch_gpu < 4 or batch_gpu % 2:
                 raise
             batch_gpu //= 2
-            log.warning("memory ran out; train.batch_gpu is now %d (same batch, same result)", batch_gpu)
+            log.warning("memory ran out; train.batch_gpu is now %d (the same batch in smaller parts)", batch_gpu)
 
 
 def _set_learning_rate(state: TrainState) -> None:

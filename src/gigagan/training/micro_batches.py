@@ -10,10 +10,11 @@ from torch import Tensor
 
 from gigagan import dist
 from gigagan.augment import Augmentation
-from gigagan.config import UpsamplerConfig
+from gigagan.config import RunConfig, UpsamplerConfig
 from gigagan.data.features import CaptionFeatures
 from gigagan.data.loader import Batch
 from gigagan.data.sampling import STYLE_INDEX
+from gigagan.errors import ConfigError
 from gigagan.losses import mismatched
 from gigagan.models.frozen import TextFeatures
 from gigagan.training.degrade import Degradation
@@ -74,6 +75,8 @@ class MicroBatch:
     """What G's attention reads in place of the captions."""
     styles: Tensor | None = None
     """[B], which style G is told to draw each picture in, by caption or z; -1 where by neither; None = no styles."""
+    true: list[tuple[str, ...]] | None = None
+    """Captions of the training split that the CLIP loss doesn't tell each picture from; None = its own alone."""
     window: Window | None = None
     """Which square of each picture D is shown; None = all of it."""
 
@@ -136,8 +139,20 @@ def micro_batches(
             given=given,
             words=None if batch.words is None else features(batch.words[part]).to(state.device),
             styles=None if styles is None else styles[part].to(state.device),
+            true=None if batch.true is None else batch.true[part],
             window=None if window is None else window.part(part),
         )
+
+
+def check_parts(cfg: RunConfig, world: int) -> None:
+    """That each part of a rank's share is large enough for what is looked for within it. Raises ConfigError."""
+    share, group = cfg.train.batch // world, cfg.discriminator.minibatch_std
+    sizes = {min(cfg.train.batch_gpu, share), share % cfg.train.batch_gpu} - {0}
+    parts = f"train.batch ({cfg.train.batch}) over {world} processes by train.batch_gpu ({cfg.train.batch_gpu}) makes"
+    if (cfg.loss.match_weight_D or cfg.loss.match_weight_G) and 1 in sizes:
+        raise ConfigError(f"{parts} parts of one picture; the matching loss needs another caption: use fewer processes")
+    if group and (uneven := [size for size in sizes if size % group]):
+        raise ConfigError(f"{parts} parts of {uneven[0]}; expected multiples of discriminator.minibatch_std ({group})")
 
 
 def telling(z: Float[Tensor, "B Z"], styles: Int[Tensor, " B"]) -> Float[Tensor, "B Z"]:

@@ -71,9 +71,9 @@ def check_config(cfg: RunConfig, run_dir: Path, allow: Collection[str] = ()) -> 
         return
     before, now = (_leaves(one.model_dump(mode="json")) for one in (load(str(path)), cfg))
     changed = [
-        f"{key} was {before[key]}, now {now[key]}"
+        f"{key} was {before.get(key)}, now {now[key]}"
         for key in now
-        if before[key] != now[key] and key not in allow and key.rpartition(".")[2] not in FREE_KEYS
+        if before.get(key) != now[key] and key not in allow and key.rpartition(".")[2] not in FREE_KEYS
     ]
     if changed:
         raise ConfigError(

@@ -57,7 +57,7 @@ class TrainState:
         self.G_ema.load_state_dict(self.G.state_dict())
         _save_memory(cfg.train, [self.G, self.G_ema], self.D, device)
         _freeze_stages(self.D, cfg.train.freeze_D)
-        # Lazy regularization adds a D step in r1_interval; Adam's rate and memory shrink alike (StyleGAN2).
+        # Deviation: D's rate and betas are scaled as for an R1 step of its own (StyleGAN2), though R1 shares D's step.
         lazy = cfg.loss.r1_interval / (cfg.loss.r1_interval + 1) if cfg.loss.r1_gamma else 1.0
         self.opt_G = build_optimizer(self.G, cfg.optim_G, lazy=1.0)
         self.opt_D = build_optimizer(self.D, cfg.optim_D, lazy=lazy)

@@ -87,7 +87,8 @@ def generator_step(state: TrainState, batch: MicroBatch, *, share: float) -> Sta
     w, pyramid = _generated(state, batch)
     state.mean_style += w.detach().mean(dim=0) * share
     terms = _generator_terms(state, batch, pyramid)
-    total = torch.stack([weight * value for weight, value in terms.values()]).sum()
+    nothing = pyramid[0].sum() * 0  # all weights may be 0 for a part of the run
+    total = torch.stack([nothing, *(weight * value for weight, value in terms.values())]).sum()
     (total * share).backward()
     return {f"Loss/G/{name}": value.detach() for name, (_, value) in terms.items()}
 

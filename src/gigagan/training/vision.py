@@ -58,8 +58,8 @@ def vision_judged(state: TrainState, batch: MicroBatch, generated: Tensor) -> Te
         terms["vision"] = weights.vision, adv
     if weights.clip:
         terms["clip"] = weights.clip, _clip_contrastive(state, state.contrast, batch, seen)
-    if weights.style and batch.styles is not None:
-        terms["style"] = weights.style, _style_read(state, batch.styles, seen)
+    if weights.style:
+        terms["style"] = weights.style, _style_read(state, batch, seen)
     if weights.perceptual:
         # Deviation: not in the paper's base model; on a small set it says what a caption looks like.
         real = batch.shown([to_float(batch.img)])[0]
@@ -72,17 +72,33 @@ def vision_judged(state: TrainState, batch: MicroBatch, generated: Tensor) -> Te
 def _clip_contrastive(state: TrainState, contrast: Contrast | None, batch: MicroBatch, seen: ImageFeatures) -> Tensor:
     assert contrast is not None
     assert batch.others is not None
-    # Deviation: the paper's batch has 512 captions or more; a small one borrows others from the training split.
+    # Deviation: the paper's batch has 512 captions or more; a small one borrows others from the training split,
+    # but for those that are true of the picture as well.
     others = torch.cat([batch.others, contrast.others])
-    own = contrast.text(batch.captions)
-    return losses.clip_contrastive(contrast.picture(seen), own, others, scale=contrast.scale).mean()
+    own, true = contrast.text(batch.captions), _true_of(contrast, batch)
+    return losses.clip_contrastive(contrast.picture(seen), own, others, scale=contrast.scale, true=true).mean()
 
 
-def _style_read(state: TrainState, styles: Tensor, seen: ImageFeatures) -> Tensor:
+def _true_of(contrast: Contrast, batch: MicroBatch) -> Tensor | None:
+    """[B, N]: which captions of the batch and the borrowed ones aren't told from a picture's own, being true as well.
+
+    Of the batch's none is left out, as in Eq. 9; among thousands of others there always is one.
+    """
+    assert batch.others is not None
+    if not (batch.true and any(batch.true) and len(contrast.others)):
+        return None
+    alike = losses.same_caption(contrast.text([text for texts in batch.true for text in texts]), contrast.others)
+    true = torch.stack([rows.any(dim=0) for rows in alike.split([len(texts) for texts in batch.true])])
+    return torch.cat([true.new_zeros(len(true), len(batch.others)), true], dim=1)
+
+
+def _style_read(state: TrainState, batch: MicroBatch, seen: ImageFeatures) -> Tensor:
     # Deviation: captions' vectors tell little of how a thing is drawn, and the paired terms blur it (docs/log.md); an
     # auxiliary classifier, frozen here (Odena et al. 2017).
     assert isinstance(state.contrast, HeadsContrast)
     logits = state.contrast.style_logits(seen)
+    # All ranks have the term, whatever their pictures are.
+    styles = torch.full((len(logits),), -1, device=logits.device) if batch.styles is None else batch.styles
     # Summed, since where no caption of a batch names a style the mean is none.
     total = F.cross_entropy(logits, styles, ignore_index=-1, label_smoothing=LABEL_SMOOTHING, reduction="sum")
     return total / len(styles)

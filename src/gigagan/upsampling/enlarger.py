@@ -24,6 +24,7 @@ from gigagan.models.frozen import TextEncoder
 from gigagan.models.layers import EqualConv, EqualLinear
 from gigagan.models.text import TextCondition
 from gigagan.models.upsampler import STRIDE, Upsampler, reach, with_level
+from gigagan.request import check_prompts
 
 WHOLE_PIXELS = 640 * 640
 """A picture up to so many pixels is taken whole: about 0.9 GB in float32 for the shipped model."""
@@ -110,6 +111,8 @@ class Enlarger:
             raise ConfigError(f"noise is {request.noise}; this model was trained with 0 to {most}")
         if self.text_encoder.name == "none" and request.prompt:
             raise ConfigError("this upsampler takes no prompt; leave it out")
+        if request.prompt.strip():  # nobody has to say what a picture shows
+            check_prompts(request.prompt)
         self.text_encoder.encode([request.prompt])
 
     def passes(self, scale: int) -> list[int]:

@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gigagan.errors import DataError
+from gigagan.commit import rename_new
+from gigagan.errors import ConfigError, DataError
 from gigagan.metadata import ENHANCED_TYPE
 from gigagan.provenance import MAX_SIGNED_BYTES, Origin, Signer
 from gigagan.upsampling.enlarger import Enlarger, Progress, Request
-from gigagan.upsampling.photo import Photo, read_photo, write_photo
+from gigagan.upsampling.photo import Photo, photo_sides, read_photo, write_photo
+from gigagan.upsampling.png import png_sides
 from gigagan.upsampling.size import Size, size_of
 
 SUFFIXES = frozenset(
@@ -31,7 +33,7 @@ def jobs(paths: Iterable[Path], out: Path) -> list[Job]:
     """A job for each picture; those of a folder keep their places in it.
 
     Pictures of one name and different suffixes keep it in theirs, so that none takes another's place. Raises DataError
-    for a path that isn't there and for a folder without pictures.
+    for a path that isn't there and for a folder without pictures, ConfigError where a picture lies at a larger one's.
     """
     found: list[tuple[Path, Path]] = []
     for path in paths:
@@ -51,7 +53,10 @@ def jobs(paths: Iterable[Path], out: Path) -> list[Job]:
         out / (f"{relative}.png" if common[stem] > 1 else f"{stem}.png")
         for (_, relative), stem in zip(found, stems, strict=True)
     ]
+    sources = {path.resolve() for path, _ in found}
     for target, count in Counter(targets).items():
+        if target.resolve() in sources:
+            raise ConfigError(f"{target}: is a picture to be made larger itself; give another --out")
         if count > 1:
             raise DataError(f"{target}: two pictures would have this name; give them to two runs with another --out")
     return [Job(source, target) for (source, _), target in zip(found, targets, strict=True)]
@@ -60,8 +65,25 @@ def jobs(paths: Iterable[Path], out: Path) -> list[Job]:
 def planned(job: Job, *, scale: int, longest: int) -> tuple[Photo, Size]:
     """The picture of a job and how large it becomes. Raises DataError where it can't be used."""
     photo = read_photo(job.source)
+    return photo, _size(job, photo.width, photo.height, scale, longest)
+
+
+def check_there(job: Job, *, scale: int, longest: int) -> None:
+    """Raises DataError where a job's target is a file of another size than it would get, or the source can't be used.
+
+    Only the first bytes are read, so that a run over thousands goes on at once.
+    """
+    width, height = photo_sides(job.source)
+    size = _size(job, width, height, scale, longest)
+    # Which way up a picture is isn't always said in its first bytes, so both ways will do.
+    if png_sides(job.target) not in ((size.width, size.height), (size.height, size.width)):
+        wanted = f"{job.source} at {size.width} x {size.height} px"
+        raise DataError(f"{job.target}: is there already and isn't {wanted}; it stays, so give another --out")
+
+
+def _size(job: Job, width: int, height: int, scale: int, longest: int) -> Size:
     try:
-        return photo, size_of(photo.width, photo.height, scale=scale, longest=longest)
+        return size_of(width, height, scale=scale, longest=longest)
     except DataError as error:
         raise DataError(f"{job.source}: {error}") from None
 
@@ -97,7 +119,7 @@ def run(
                 signer.sign(source, file, "image/png", origin)
                 file.flush()
                 os.fsync(file.fileno())
-        os.link(temporary if signer is None else signed, job.target)  # unlike a rename it takes no other file's place
+        rename_new(temporary if signer is None else signed, job.target)
     except FileExistsError:
         raise DataError(f"{job.target}: appeared meanwhile; it stays, and {job.source} was left out") from None
     finally:

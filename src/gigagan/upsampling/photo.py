@@ -7,6 +7,7 @@ interpolation, which keeps opaque opaque, and the colors under it are those of i
 import io
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -120,11 +121,31 @@ def read_photo(path: Path) -> Photo:
             raise DataError(f"{path}: {error}") from None
 
 
+def photo_sides(path: Path) -> tuple[int, int]:
+    """Width and height as stored, from the file's first bytes: a turned picture's are the other way around.
+
+    Raises DataError, one line, where it can't be used.
+    """
+    try:
+        with path.open("rb") as file, _opened(file, photo_formats()) as image:
+            return image.size
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
 def photo_in(file: BinaryIO, *, formats: tuple[str, ...]) -> Photo:
     """The picture in an open file; `formats`: Pillow's names of those that may be tried.
 
     Raises DataError, one line that doesn't name the file, where it can't be used.
     """
+    with _opened(file, formats) as image:
+        image.load()
+        return _upright(image)
+
+
+@contextmanager
+def _opened(file: BinaryIO, formats: tuple[str, ...]) -> Iterator[Image.Image]:
+    """The picture before its pixels are read. Whatever goes wrong until it is closed becomes a DataError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures and odd metadata; there are limits of our own
@@ -136,8 +157,7 @@ def photo_in(file: BinaryIO, *, formats: tuple[str, ...]) -> Photo:
                     )
                 if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
                     raise DataError(f"has {frames} frames; expected a still picture, so save one of them")
-                image.load()
-                return _upright(image)
+                yield image
     except DataError:
         raise
     except UnidentifiedImageError:  # its message holds an address
