@@ -183,7 +183,7 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
         run(tmp_path, "train.total_kimg=0.032", "optim_G.lr=0.001")
 
 
-def test_b4_what_may_differ_is_named_one_by_one(tmp_path: Path) -> None:
+def test_b4_what_may_differ_is_named_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Row B4: another configuration or set is refused with the difference, unless it is allowed by name."""
     run(tmp_path, "train.total_kimg=0.008", "data.styleless_prob=0.1")
     changed = ("train.total_kimg=0.016", "optim_G.lr=0.001")
@@ -194,6 +194,12 @@ def test_b4_what_may_differ_is_named_one_by_one(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="was begun with other values"):
         check_config(config.load("tiny-up"), tmp_path)
+
+    monkeypatch.setattr(loop, "probe_frozen", lambda *_: {"text.path": [0.3] * 8})
+    go_on = (*SHORT, "train.total_kimg=0.02", "optim_G.lr=0.001")
+    with pytest.raises(ConfigError, match=r"text\.path: isn't the network that the run was begun with; give the same"):
+        train(config.load("tiny", go_on), tmp_path, device=CPU)
+    train(config.load("tiny", go_on), tmp_path, device=CPU, allow=("text.path",))
 
     folder = tmp_path / "other"
     folder.mkdir()

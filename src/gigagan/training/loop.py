@@ -26,6 +26,7 @@ from gigagan.training.grids import sample_grid
 from gigagan.training.guard import Guard, Verdict, Wishes, exchange
 from gigagan.training.health import PICTURES, alarms, examine
 from gigagan.training.micro_batches import MicroBatch, check_parts, micro_batches, other_captions
+from gigagan.training.probes import probe_frozen
 from gigagan.training.resume import check_config, restore_or_init
 from gigagan.training.saving import Saver
 from gigagan.training.snapshots import Snapshots
@@ -62,7 +63,7 @@ def train(cfg: RunConfig, run_dir: Path, *, device: torch.device, allow: Collect
     state = TrainState(
         cfg, feature_dim=encoder.feature_dim, device=device, image_network=image_network, contrast=contrast
     )
-    state.data = dataset.fingerprint()
+    state.data, state.frozen = dataset.fingerprint(), probe_frozen(encoder, image_network, contrast, device)
     check_config(cfg, run_dir, allow)
     restore_or_init(state, run_dir, allow)
     run_dir.mkdir(parents=True, exist_ok=True)

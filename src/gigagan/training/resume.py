@@ -8,6 +8,7 @@ from typing import Any
 from gigagan import checkpoint
 from gigagan.config import RunConfig, UpsamplerConfig, load
 from gigagan.errors import ConfigError
+from gigagan.training.probes import check_frozen
 from gigagan.training.state import TrainState, grow_from
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ FREE_KEYS = (
 def restore_or_init(state: TrainState, run_dir: Path, allow: Collection[str] = ()) -> None:
     """The run's last state or, where it begins, that of the model it starts from.
 
-    Raises ConfigError where the data is another, CheckpointError where a state or model doesn't fit or is damaged.
+    Raises ConfigError where the data or a frozen network is another, CheckpointError where a state or model doesn't fit
+    or is damaged.
     """
     saved = checkpoint.latest_state(run_dir)
     if saved is not None:
@@ -48,6 +50,7 @@ def restore_or_init(state: TrainState, run_dir: Path, allow: Collection[str] = (
                 f"{run_dir} was begun on other data (number or names of samples); give the same set, or "
                 "--allow-change data"
             )
+        check_frozen(saved.meta.get("frozen", {}), state.frozen, tuple(allow))
         state.load_state_dict(saved.tensors, saved.nimg, saved.meta)
         log.info("resumed from %s at %.3f kimg", saved.path.name, saved.nimg / 1000)
     elif state.cfg.init:

@@ -45,6 +45,8 @@ class TrainState:
         """Where the run went back lately, in kimg (`guard`)."""
         self.data = ""
         """Fingerprint of the set that it learns from."""
+        self.frozen: dict[str, list[float]] = {}
+        """What its frozen networks say of a fixed input (`probes`)."""
         self.notice = ""
         """Credits of the model that it began from."""
         self.rate = 1.0
@@ -137,7 +139,7 @@ class TrainState:
 
     def numbers(self) -> dict[str, Any]:
         """What besides `nimg`, the tensors and the configuration is the state."""
-        names = ("passed_over", "rate", "rollbacks", "data", "notice")
+        names = ("passed_over", "rate", "rollbacks", "data", "frozen", "notice")
         return {name: getattr(self, name) for name in names}
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
