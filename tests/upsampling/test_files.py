@@ -2,6 +2,7 @@
 
 import errno
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -127,3 +128,11 @@ def test_sixteen_bits_are_gray_on_the_sheet(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(upsample, "_on_square", on_square)
     upsample._sheet(tmp_path / "sheet.png", [Job(source, target)], {"model": "abc"}, None)
     assert shown == [(100, 100, 100)] * 2
+
+
+def test_a_picture_too_large_to_be_shown_is_named(tmp_path: Path, capsys: CapSys) -> None:
+    target = tmp_path / "large.png"
+    target.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 20_000, 20_000))
+    upsample._sheet(tmp_path / "sheet.png", [Job(tmp_path / "small.png", target)], {"model": "abc"}, None)
+    assert "large.png: isn't on" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [target]

@@ -1,5 +1,6 @@
 """gigagan upsample: pictures of any size, larger."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -198,8 +199,15 @@ def _sheet(path: Path, done: "list[Job]", said: dict[str, str], signer: "Signer 
     from gigagan.grid import labelled_grid
     from gigagan.metadata import COMPOSITE_TYPE, sheet_bytes
     from gigagan.upsampling.formats import eight_bits
-    from gigagan.upsampling.photo import read_photo
+    from gigagan.upsampling.photo import MAX_PIXELS, read_photo
+    from gigagan.upsampling.png import png_sides
 
+    large = [job for job in done if math.prod(png_sides(job.target) or ()) > MAX_PIXELS]
+    for job in large:
+        click.echo(
+            f"gigagan: {job.target}: isn't on {path}, being larger than {MAX_PIXELS // 2**20} megapixels", err=True
+        )
+    done = [job for job in done if job not in large]
     if not done:
         return
     rows = []
