@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gigagan import dist
-from gigagan.config import OptimizerConfig, RunConfig, TrainConfig, Weights, value_at
+from gigagan.config import LossConfig, OptimizerConfig, RunConfig, TrainConfig, Weights, value_at
 from gigagan.errors import CheckpointError, ConfigError
 from gigagan.losses import ema_decay
 from gigagan.models.discriminator import Discriminator
@@ -59,10 +59,8 @@ class TrainState:
         self.G_ema.load_state_dict(self.G.state_dict())
         _save_memory(cfg.train, [self.G, self.G_ema], self.D, device)
         _freeze_stages(self.D, cfg.train.freeze_D)
-        # Deviation: D's rate and betas are scaled as for an R1 step of its own (StyleGAN2), though R1 shares D's step.
-        lazy = cfg.loss.r1_interval / (cfg.loss.r1_interval + 1) if cfg.loss.r1_gamma else 1.0
         self.opt_G = build_optimizer(self.G, cfg.optim_G, lazy=1.0)
-        self.opt_D = build_optimizer(self.D, cfg.optim_D, lazy=lazy)
+        self.opt_D = build_optimizer(self.D, cfg.optim_D, lazy=_lazy(cfg.loss))
         self.judges: list[tuple[nn.Module, torch.optim.AdamW]] = []
         """What learns in D's half of a step, at some time of the run."""
         if cfg.loss.adv_weight:
@@ -191,6 +189,11 @@ def _save_memory(
             shard(network, device)
     if cfg.recompute:
         recompute(generators[0], D)
+
+
+def _lazy(loss: LossConfig) -> float:
+    # Deviation: D's rate and betas are scaled as for an R1 step of its own (StyleGAN2), though R1 shares D's step.
+    return loss.r1_interval / (loss.r1_interval + 1) if loss.r1_gamma else 1.0
 
 
 def build_optimizer(network: nn.Module, cfg: OptimizerConfig, *, lazy: float) -> torch.optim.AdamW:
