@@ -10,13 +10,14 @@ import torch
 
 from gigagan import config, cost
 from gigagan.config import RunConfig
+from gigagan.data.captions import TEMPLATES
 from gigagan.data.features import CaptionFeatures
 from gigagan.data.loader import Batch
 from gigagan.evaluation.readers import SHARED_DIM, Readers
 from gigagan.models.frozen import ClassNames, EfficientNetLite, HashedText, TextEncoder, TextFeatures, Unconditional
 from gigagan.models.networks import build_generator
 from gigagan.models.upsampler import Upsampler
-from gigagan.training.contrast import HeadsContrast, picture_features
+from gigagan.training.contrast import HeadsContrast, picture_features, texture_features
 from gigagan.training.micro_batches import micro_batches, other_captions
 from gigagan.training.state import TrainState, updating
 from gigagan.training.steps import discriminator_step, generator_step
@@ -134,13 +135,13 @@ def encoder_of(cfg: RunConfig) -> TextEncoder:
 
 
 def untrained_pair(network: EfficientNetLite, cfg: RunConfig, encoder: TextEncoder) -> HeadsContrast:
-    """What the CLIP loss compares, with random weights: the losses' plumbing at no network from disk."""
+    """What the CLIP loss compares and styles are read by, with random weights: plumbing, with no network from disk."""
     seen = network(torch.zeros(1, 3, 8, 8), min_res=cfg.vision.resolution)
     heads = Readers(
         cells_dim=picture_features(seen).shape[1],
-        texture_dim=0,
+        texture_dim=texture_features(seen).shape[1],
         text_dim=encoder.feature_dim,
-        num_styles=0,
+        num_styles=len(TEMPLATES),
         num_concepts=0,
         generator=torch.Generator().manual_seed(0),
     )
