@@ -1,6 +1,5 @@
-"""Directories and files that are whole at every instant: written beside, flushed to the disk, then renamed."""
+"""Directories that are whole at every instant: written beside, flushed to the disk, then renamed into place."""
 
-import errno
 import json
 import logging
 import os
@@ -100,20 +99,6 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def rename_new(temporary: Path, path: Path) -> None:
-    """Give a whole file its name. Raises FileExistsError, and the temporary one stays, where another has that name."""
-    try:
-        os.link(temporary, path)  # unlike a rename it takes no other file's place
-    except FileExistsError:
-        raise
-    except OSError:  # no hard links: vfat, exFAT, some shares; only whoever comes between the next two calls loses
-        if os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
-        os.rename(temporary, path)
-    else:
-        temporary.unlink()
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

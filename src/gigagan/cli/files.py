@@ -5,7 +5,7 @@ import os
 import re
 import tempfile
 import unicodedata
-import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,8 +76,10 @@ def save_new(folder: Path, stem: str, content: bytes, sign: "Sign") -> Path:
 
     for number in itertools.count():
         path = folder / (f"{stem}-{number}.png" if number else f"{stem}.png")
-        if not path.exists() and _written_new(path, sign(content)):
-            return path
+        if not path.exists():
+            with suppress(FileExistsError):  # another run was first to take the name
+                write_whole(path, sign(content), new=True)
+                return path
         held = path.read_bytes() if path.is_file() else b""
         if held == content:
             if (signed := sign(content)) != held:
@@ -86,21 +88,6 @@ def save_new(folder: Path, stem: str, content: bytes, sign: "Sign") -> Path:
         if without_manifest(held) == content:
             return path
     raise AssertionError("count() ends")
-
-
-def _written_new(path: Path, content: bytes) -> bool:
-    """False where another run was first to take the name."""
-    from gigagan.commit import rename_new
-
-    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
-    try:
-        write_whole(temporary, content)
-        rename_new(temporary, path)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink(missing_ok=True)
-    return True
 
 
 def check_folders(*paths: Path | None) -> None:

@@ -129,8 +129,11 @@ def sweep(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """All of a file or nothing, in place of what was there."""
+def write_whole(path: Path, content: bytes, *, new: bool = False) -> None:
+    """All of a file or nothing, in place of what was there.
+
+    Of a `new` one, on this machine alone, raises FileExistsError where the name is taken.
+    """
     if is_far(path):
         far: Any = path
         patiently(lambda: far.fs.pipe_file(far.path, content), path)
@@ -141,10 +144,27 @@ def write_whole(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        if new:
+            rename_new(temporary, path)
+        else:
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def rename_new(temporary: Path, path: Path) -> None:
+    """Give a whole file its name. Raises FileExistsError, and the temporary one stays, where another has that name."""
+    try:
+        os.link(temporary, path)  # unlike a rename it takes no other file's place
+    except FileExistsError:
+        raise
+    except OSError:  # no hard links: vfat, exFAT, some shares; only whoever comes between the next two calls loses
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        os.rename(temporary, path)
+    else:
+        temporary.unlink()
 
 
 def patiently(read: Callable[[], T], path: Path) -> T:

@@ -1,5 +1,7 @@
 """What a run's frozen networks say of a fixed input, by which a restart knows whether they are the same ones."""
 
+from collections.abc import Collection
+
 import torch
 
 from gigagan.data.features import PROBE
@@ -33,7 +35,7 @@ def probe_frozen(
     return {key: values[:COUNT].float().tolist() for key, values in found.items()}
 
 
-def check_frozen(before: Probes, now: Probes, allow: tuple[str, ...]) -> None:
+def check_frozen(before: Probes, now: Probes, allow: Collection[str]) -> None:
     """Raises ConfigError naming the network that is another one than before; those in `allow` may be."""
     for key in before.keys() & now.keys() - set(allow):
         if not torch.allclose(torch.tensor(before[key]), torch.tensor(now[key]), rtol=TOLERANCE, atol=TOLERANCE):

@@ -50,7 +50,7 @@ def restore_or_init(state: TrainState, run_dir: Path, allow: Collection[str] = (
                 f"{run_dir} was begun on other data (number or names of samples); give the same set, or "
                 "--allow-change data"
             )
-        check_frozen(saved.meta.get("frozen", {}), state.frozen, tuple(allow))
+        check_frozen(saved.meta.get("frozen", {}), state.frozen, allow)
         state.load_state_dict(saved.tensors, saved.nimg, saved.meta)
         log.info("resumed from %s at %.3f kimg", saved.path.name, saved.nimg / 1000)
     elif state.cfg.init:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gigagan.commit import rename_new
+from gigagan.data.places import rename_new
 from gigagan.errors import ConfigError, DataError
 from gigagan.metadata import ENHANCED_TYPE
 from gigagan.provenance import MAX_SIGNED_BYTES, Origin, Signer
