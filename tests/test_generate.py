@@ -235,11 +235,13 @@ def test_a_full_disk_leaves_nothing(
     def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", full)
-        (message,) = run("x", "--seeds", "0", code=2)
-    assert "No space left" in message
-    assert files(tmp_path) == ["out"]
+    for failing in (["fsync"], ["link", "rename"]):  # the content, or the name, finds no room
+        with monkeypatch.context() as patch:
+            for call in failing:
+                patch.setattr(os, call, full)
+            (message,) = run("x", "--seeds", "0", code=2)
+        assert "No space left" in message
+        assert files(tmp_path) == ["out"]
 
 
 @pytest.mark.parametrize("content", [b"", b"text", None])
