@@ -33,8 +33,8 @@ PENALTY_EVERY = 4
 CPU_SEC = 7200.0
 PEER_POINTS = (900.0, 3600.0, CPU_SEC)
 """CPU-seconds at which the peer is measured."""
-OURS_KIMG = (5.0, 10.0, 20.0, 30.0, 50.0)
-"""Where ours is measured, and once more at the end of its time."""
+OURS_KIMG = (5.0, 20.0, 40.0, 100.0)
+"""Where ours is measured, and once more at the end of its time, to which its rate falls from the last of them."""
 
 
 def train_peer(arguments: argparse.Namespace) -> None:
@@ -128,8 +128,11 @@ def train_ours(arguments: argparse.Namespace) -> None:
         if arguments.kimg and (point is None or point > arguments.kimg):
             break
         kimg = point or int(10 * reached * CPU_SEC / spent) / 10
-        total = f"train.total_kimg={kimg:g}"
-        gigagan(run_dir, "train", "emoji64-released", "--run-dir", str(run_dir), total, *settings)
+        length = [f"train.total_kimg={kimg:g}"]
+        if point is None:  # the preset's fall, sooner
+            length += [f"optim_G.lr=[[0, 0.001], [4, 0.005], [{reached:g}, 0.005], [{kimg:g}, 0.001]]"]
+            length += ["--allow-change", "optim_G.lr"]
+        gigagan(run_dir, "train", "emoji64-released", "--run-dir", str(run_dir), *length, *settings)
         reached, spent = last(run_dir), cpu_sec(run_dir)
         if (key := f"ours/{arguments.seed}/{kimg:g}") not in read(RESULTS):
             keep(RESULTS, key, measure(run_dir, arguments.data))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gigagan import checkpoint, commit
 from gigagan.checkpoint import latest_state, load_model, save_model, save_state
+from gigagan.data import tensor_files
 from gigagan.errors import CheckpointError
 from gigagan.models.discriminator import Discriminator
 from gigagan.models.frozen import HashedText
@@ -29,7 +30,7 @@ def saved(tiny_networks: Networks, tmp_path: Path) -> Path:
 # Commits. Every file operation of a save fails in turn, as if the process had died there.
 
 OPERATIONS = [
-    (commit, "save_file"),
+    (tensor_files, "save_file"),
     (checkpoint, "write_json"),
     (checkpoint, "sync"),
     (commit, "sync"),

@@ -8,7 +8,8 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -21,7 +22,8 @@ from torch import Tensor, nn
 
 from gigagan import __version__
 from gigagan.card import model_card
-from gigagan.commit import committed, delete_stale, settle, sync, write_json, write_tensors
+from gigagan.commit import committed, delete_stale, settle, sync, write_json
+from gigagan.data.tensor_files import write_tensors
 from gigagan.errors import CheckpointError, ConfigError
 from gigagan.hub import at_revision, fetched, is_hub_id
 from gigagan.model_files import (
@@ -104,15 +106,16 @@ def save_model(
 
     There is a generator, an upsampler or both. `provenance` (plain JSON: kimg, preset, config, data ...) goes into
     model_index.json and the model card, `notice` into NOTICE. `dtype` is that of the networks' weights in the
-    files. Raises CheckpointError where path holds something that is no model directory, or where a weight isn't finite
-    in dtype.
+    files. Raises CheckpointError where path holds something that is no model directory, where a weight isn't finite
+    in dtype, or where there is no room.
     """
     path = Path(path)
     if path.exists() and not _replaceable(path):
         raise CheckpointError(f"{path}: exists and is no model directory (no {MODEL_INDEX}); give a new one")
     given = {"generator": generator, "upsampler": upsampler, "discriminator": discriminator}
     parts = {name: network for name, network in given.items() if network is not None}
-    with committed(path, _PARTS) as folder:
+    numbers = sum(tensor.numel() for network in parts.values() for tensor in network.state_dict().values())
+    with _room_needed(path, numbers * dtype.itemsize), committed(path, _PARTS) as folder:
         for name, network in parts.items():
             (folder / name).mkdir()
             write_json(folder / name / "config.json", network_config(network, dtype))
@@ -127,6 +130,18 @@ def save_model(
             folder, {name: NETWORK_PARTS[name] for name in parts} | {"text_encoder": text_encoder.name}, provenance
         )
     return path
+
+
+@contextmanager
+def _room_needed(path: Path, size_bytes: int) -> Iterator[None]:
+    """Raises CheckpointError where what is written at `path` in this block can't be."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: can't be saved ({error.strerror or error}); it needs {size_bytes:,} bytes, "
+            f"{_free_bytes(path):,} are free; make room or check the disk"
+        ) from None
 
 
 def find_model(path: str | Path, revision: str | None = None) -> Path:
@@ -256,16 +271,13 @@ def save_state(
     named = {f"{component}: {name}": t for component, tensors_ in tensors.items() for name, t in tensors_.items()}
     if broken := [name for name, tensor in named.items() if not bool(tensor.isfinite().all())]:
         raise CheckpointError(f"{path}: not saved, since {', '.join(broken[:3])} isn't finite")
-    try:
+    with _room_needed(path, sum(tensor.nbytes for tensor in named.values())):
         _write_state(path, nimg, tensors, meta)
-    except (OSError, SafetensorError) as error:
-        needed = sum(tensor.nbytes for tensor in named.values())
-        raise CheckpointError(
-            f"{path}: can't be saved ({getattr(error, 'strerror', None) or error}); it needs {needed:,} bytes, "
-            f"{_free_bytes(path):,} are free; make room or check the disk"
-        ) from None
     for old in _outlived(_steps(path.parent), nimg, keep=keep, milestone=milestone):
-        shutil.rmtree(old)
+        try:
+            shutil.rmtree(old)
+        except OSError as error:  # a file that a server holds; the next save tries again
+            log.warning("%s: an old state isn't deleted (%s)", old, error.strerror or error)
     return path
 
 

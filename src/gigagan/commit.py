@@ -12,9 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-from torch import Tensor
-
 log = logging.getLogger(__name__)
 BETWEEN_SEC = 0.2
 """More than a writer takes from one rename to the next."""
@@ -99,13 +96,6 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    path.touch()
-    mode = path.stat().st_mode
-    save_file(tensors, path)
-    path.chmod(mode)  # safetensors writes for the owner alone; a model is as readable as its user's other files
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -143,6 +143,8 @@ def device(name: str = "auto") -> torch.device:
     found = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not found.get(chosen.type, False):
         raise ConfigError(f"device {name!r} isn't on this machine; use cpu")
+    if chosen.type == "cuda" and (chosen.index or 0) >= (count := torch.cuda.device_count()):
+        raise ConfigError(f"device {name!r} isn't on this machine; it has cuda:0 to cuda:{count - 1}")
     if chosen == torch.device("cuda") and "LOCAL_RANK" in os.environ:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))  # to each rank its own
     return chosen

@@ -16,7 +16,8 @@ from torch.export import ExportedProgram
 
 from gigagan import __version__
 from gigagan.checkpoint import Model, find_model, load_model
-from gigagan.commit import committed, write_json, write_tensors
+from gigagan.commit import committed, write_json
+from gigagan.data.tensor_files import write_tensors
 from gigagan.errors import CheckpointError, ConfigError, MissingExtra
 from gigagan.exported import OPENERS, SUFFIXES, W_AVG, Exported, Graph, import_openvino, load_exported
 from gigagan.model_files import NETWORK_PARTS, network_config, write_index
@@ -27,7 +28,7 @@ from gigagan.models.latents import Latents
 from gigagan.models.text import NoText, TextCondition
 from gigagan.models.traced import MIN_SIDE, Part, encoder_part, network_parts
 from gigagan.models.upsampler import STRIDE, Upsampler, with_level
-from gigagan.pipeline import DEFAULT_PSI, Pipeline
+from gigagan.pipeline import DEFAULT_PSI, Pipeline, micro_batch_size
 
 FORMATS = tuple(SUFFIXES)
 LIMIT = 1e-4
@@ -195,7 +196,7 @@ def _write_index(folder: Path, model: Model, format: str) -> None:
     said = {
         "format": format,
         "made_of": model.hash,
-        "micro_batch": Pipeline(generator, model.text_encoder).micro_batch,
+        "micro_batch": micro_batch_size(generator, generator.mapping.w_avg.device),
         "torch": torch.__version__,
     } | {package: version(package) for package in PACKAGES[format]}
     write_index(folder, classes, model.index.get("provenance", {}), export=said)

@@ -30,7 +30,6 @@ from gigagan.models.upsampler import Upsampler
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2", "aoti": ".pt2"}
 """Of the graphs' files, by format."""
-RUN_HERE = ("onnx", "openvino")
 W_AVG = "w_avg.safetensors"
 MAX_MICRO_BATCH = 1024
 

@@ -99,6 +99,8 @@ def launch(
         while True:
             before = progress()
             ranks.start(command, count, environment, attempt)
+            if ranks.asked:  # between two attempts
+                ranks.send(ranks.asked[0])
             ended = ranks.wait()
             codes = [code for _, code in ended]
             if wanted := [code for code in codes if code in ENDED and code]:

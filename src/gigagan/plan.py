@@ -7,7 +7,7 @@ memory model is checked against a tracker of tensors on small presets (tests/tes
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gigagan.config import RunConfig
+from gigagan.config import GeneratorConfig, RunConfig
 from gigagan.cost import Cost, measure
 from gigagan.errors import ConfigError
 
@@ -61,7 +61,7 @@ class Plan:
     at_once: int
     """Images that a device has in memory: train.batch_gpu, or its share of the batch where that is smaller."""
     memory: dict[str, Memory]
-    """Under `ddp`, and under `fsdp` (train.shard_G)."""
+    """Under `ddp`, and of a base model on several under `fsdp` (train.shard_G)."""
     fits: dict[str, bool]
     flops_an_image: int
     images_a_second: float
@@ -89,7 +89,9 @@ def plan(
     at_once = min(cfg.train.batch_gpu, cfg.train.batch // gpus)
     cfg = cfg.model_copy(update={"train": cfg.train.model_copy(update={"batch_gpu": at_once})})
     cost, device = measure(cfg), DEVICES[gpu]
-    memory = {"ddp": memory_of(cfg, cost, ranks=1), "fsdp": memory_of(cfg, cost, ranks=gpus)}
+    memory = {"ddp": memory_of(cfg, cost, ranks=1)}
+    if gpus > 1 and isinstance(cfg.generator, GeneratorConfig):  # what can be sharded
+        memory["fsdp"] = memory_of(cfg, cost, ranks=gpus)
     peak = device.bfloat16_tflops if cfg.train.dtype == "bfloat16" else device.float32_tflops
     again = cost.generator.total.flops + cost.discriminator.total.flops * 3 if cfg.train.recompute else 0
     rate = gpus * peak * 1e12 * utilization / (cost.step.total + again)

@@ -2,10 +2,12 @@
 
 import io
 import json
+import pickle
 import struct
 import tarfile
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from gigagan.data.check import check
 from gigagan.data.dataset import CaptionedImages, decode, open_dataset, packaged_pictures
+from gigagan.data.shards import write_shards
+from gigagan.data.sources import ParquetSource
 from gigagan.data.tar_source import index_shard
 from gigagan.errors import DataError
 
@@ -115,6 +120,68 @@ def test_splits(emoji_set: Path, pictures: list[Picture], shard_set: Callable[..
     marked = [json.dumps(line | {"split": "test" if i < 4 else "train"}) for i, line in enumerate(lines)]
     (folder / "metadata.jsonl").write_text("\n".join(marked))
     assert (len(open_dataset(folder, split="test")), len(open_dataset(folder, split="train"))) == (4, 8)
+    # Where some lines name a split, the others are train.
+    marked = [json.dumps(line | ({"split": "test"} if i < 4 else {})) for i, line in enumerate(lines)]
+    (folder / "metadata.jsonl").write_text("\n".join(marked))
+    assert (len(open_dataset(folder, split="test")), len(open_dataset(folder, split="train"))) == (4, 8)
+    assert check(folder, progress=False).splits == {"test": 4, "train": 8}
+    table = pa.table(
+        {
+            "image": [content for _, content, _ in pictures],
+            "text": [text for _, _, text in pictures],
+            "split": ["test"] * 4 + [None] * 8,
+        }
+    )
+    pq.write_table(table, tmp_path / "some.parquet")
+    some = tmp_path / "some.parquet"
+    assert (len(open_dataset(some, split="test")), len(open_dataset(some, split="train"))) == (4, 8)
+
+
+def test_splits_of_shards_without_a_manifest_need_an_index(pictures: list[Picture], tmp_path: Path) -> None:
+    samples = [
+        (key, png, {"text": text, "split": "test" if i < 4 else "train"}) for i, (key, png, text) in enumerate(pictures)
+    ]
+    write_shards(samples, tmp_path, split="", first=0)
+    assert len(open_dataset(tmp_path)) == 12
+    with pytest.raises(DataError, match=r"its samples name splits \(test\), which an index tells apart"):
+        open_dataset(tmp_path, split="train")
+
+
+def test_lines_are_counted_as_an_editor_does(
+    pictures: list[Picture], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = as_folder(pictures, tmp_path / "folder")
+    path = folder / "metadata.jsonl"
+    first, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([first, "", "", "{", *rest]), encoding="utf-8-sig")  # as Windows' editor writes it
+    dataset = open_dataset(folder)
+    assert len(dataset) == 12
+    assert [fault.name for fault in dataset.faults] == ["metadata.jsonl line 4"]
+    assert "1 samples can't be used (first metadata.jsonl line 4" in caplog.text
+
+
+def test_threads_read_one_parquet_file(
+    pictures: list[Picture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many row groups, of which a few are kept at a time."""
+    count = 2000
+    table = pa.table({"image": [pictures[0][1]] * count, "text": [f"picture {i}" for i in range(count)]})
+    pq.write_table(table, tmp_path / "many.parquet", row_group_size=20)
+    monkeypatch.setattr(ParquetSource, "CACHE_BYTES", 20_000)
+    source = open_dataset(tmp_path / "many.parquet").source
+    with ThreadPoolExecutor(8) as pool:
+        texts = [record.captions[0].text for record in pool.map(source.read, range(count))]
+    assert texts == [f"picture {i}" for i in range(count)]
+    assert len(pickle.loads(pickle.dumps(source)).read(7).image)
+
+
+def test_hidden_folders_hold_no_pictures(pictures: list[Picture], tmp_path: Path) -> None:
+    for place in ("a", "b", ".c", "a/.ipynb_checkpoints"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "1.png").write_bytes(pictures[0][1])
+    dataset = open_dataset(tmp_path)
+    assert dataset.classes == ("a", "b")
+    assert [dataset.key(i) for i in range(len(dataset))] == ["a/1.png", "b/1.png"]
 
 
 def test_center_of_the_shorter_side_is_kept() -> None:

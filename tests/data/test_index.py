@@ -46,6 +46,35 @@ def indexed(tmp_path: Path) -> Path:
     return tmp_path / "set.index"
 
 
+def test_an_index_of_another_set_is_refused(tmp_path: Path) -> None:
+    """Of a folder it holds numbers of lines: a line more, and they mean other samples."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    lines = []
+    for k in range(6):
+        Image.new("RGB", (8, 8), (40 * k, 0, 0)).save(folder / f"{k}.png")
+        lines.append(
+            json.dumps(
+                {"file_name": f"{k}.png", "text": f"{k}", "score": 10**400} | ({"split": "test"} if k < 2 else {})
+            )
+        )
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    assert "6 samples" in call("index", str(folder), "--out", str(tmp_path / "set.index"))
+    dataset = open_dataset(tmp_path / "set.index", split="train")
+    assert [dataset.key(k) for k in range(len(dataset))] == ["2.png", "3.png", "4.png", "5.png"]
+    for changed in (lines[::-1], lines[:5], [*lines[:1], *lines]):
+        (folder / "metadata.jsonl").write_text("\n".join(changed))
+        with pytest.raises(DataError, match=r"isn't the set that was indexed; index the set again"):
+            open_dataset(tmp_path / "set.index", split="train")
+
+
+def test_where_nothing_can_be_written_is_told_first(indexed: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    for command in ("index", "encode", "heads"):
+        with pytest.raises((FileExistsError, NotADirectoryError)):
+            call(command, str(tmp_path / "nothing here"), "--out", str(tmp_path / "taken" / "x.index"))
+
+
 def keys(path: Path, keep: FilterConfig) -> list[str]:
     dataset = open_dataset(path, keep=keep)
     return [dataset.key(k) for k in range(len(dataset))]

@@ -8,14 +8,14 @@ import torch
 from numpy.typing import NDArray
 
 from gigagan.evaluation.distort import distort
-from gigagan.evaluation.features import FeatureNetwork, as_batch, on_white, palette, perceptual_distance
+from gigagan.evaluation.features import FeatureNetwork, as_batch, palette, perceptual_distance
 
 Painter = Callable[..., NDArray[np.uint8]]
 
 
 def test_transparent_becomes_white() -> None:
     image = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 100, 200, 128]]], dtype=np.uint8)
-    assert on_white(image).tolist() == [[[10, 20, 30], [255, 255, 255], [127, 177, 227]]]
+    assert as_batch([image]).permute(0, 2, 3, 1)[0].tolist() == [[[10, 20, 30], [255, 255, 255], [127, 177, 227]]]
 
 
 def test_features_have_the_sizes_of_the_protocol_and_no_neighbours(network: FeatureNetwork, painter: Painter) -> None:

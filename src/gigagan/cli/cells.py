@@ -129,8 +129,13 @@ def deliver(
     out: Path,
     grid: Path | None,
     signer: "Signer | None",
+    *,
+    new: bool = False,
 ) -> None:
-    """Draw the cells, row by row, and write a file for each, or one labeled sheet."""
+    """Draw the cells, row by row, and write a file for each, or one labeled sheet.
+
+    Of a `new` sheet raises FileExistsError where the name is taken by then.
+    """
     from tqdm import tqdm
 
     from gigagan.grid import labelled_grid
@@ -159,7 +164,7 @@ def deliver(
             "edits": "\n".join(info.edit for info in infos),
         }
         sheet = sheet_bytes(labelled_grid(table, rows, columns), said)
-        write_whole(grid, sign(sheet))
+        write_whole(grid, sign(sheet), new=new)
         print(grid)
 
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gigagan.cli.files import probe
+
 if TYPE_CHECKING:
     from gigagan.data.check import Report, Spread
     from gigagan.models.frozen import TextEncoder
@@ -117,6 +119,7 @@ def encode(path: str, out: Path, encoder: str, encoder_path: str, max_tokens: in
     from gigagan.data.features import write_features
     from gigagan.errors import DataError
 
+    probe(out.parent)
     dataset = open_dataset(path, split=split)
     texts: set[str] = set()
     for index in tqdm(range(len(dataset)), desc="read", unit="sample"):

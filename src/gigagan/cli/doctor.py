@@ -10,9 +10,14 @@ EXTRAS = {
     "clip": ("transformers",),
     "data": ("pyarrow", "resvg_py", "upath", "aiohttp"),
     "eval": ("torchmetrics",),
-    "serve": ("fastapi", "uvicorn"),
+    "fid": ("cleanfid", "torch_fidelity", "torchvision"),
+    "serve": ("fastapi", "uvicorn", "prometheus_client", "python_multipart"),
     "ui": ("gradio",),
-    "export": ("onnx", "onnxruntime", "openvino"),
+    "video": ("imageio_ffmpeg",),
+    "export": ("onnx", "onnxscript", "onnxruntime", "openvino"),
+    "hub": ("huggingface_hub",),
+    "scale": ("ray",),
+    "c2pa": ("c2pa",),
 }
 PYTHON = (3, 11)
 MARKS = {"": "ok", "optional": "--", "fatal": "!!"}

@@ -56,7 +56,7 @@ def directions(prompts: tuple[str, ...], out: Path, method: str, count: int, mod
     steps = principal_directions(w, count) if method == "pca" else style_factors(pipe.generator, w, count)
     found = numbered(steps, method, pipe.model_hash)
     probe(out.parent)
-    write_whole(out, found.as_bytes())
+    write_whole(out, found.as_bytes(), new=True)
     print(out)
     source = Source(asked[0])
     point = source.latents(pipe, 0, DEFAULT_PSI)
@@ -69,7 +69,7 @@ def directions(prompts: tuple[str, ...], out: Path, method: str, count: int, mod
                 yield Cell(move(point, step, strength), info, "")
 
     columns = [f"{strength:+g}" if strength else "0" for strength in SHOWN_STRENGTHS]
-    deliver(pipe, cells(), found.names, columns, out.parent, sheet, signer)
+    deliver(pipe, cells(), found.names, columns, out.parent, sheet, signer, new=True)
 
 
 @click.command()
@@ -134,12 +134,12 @@ def project(picture: Path, prompt: str, out: Path, steps: int, model: str, devic
     network = load_efficientnet_lite("lite0", pipe.device)
     found = projected(pipe.generator, start, img, network, steps=steps, progress=True)
     probe(out.parent)
-    write_whole(out, PointFile(found.ws[0], prompt, pipe.model_hash).as_bytes())
+    write_whole(out, PointFile(found.ws[0], prompt, pipe.model_hash).as_bytes(), new=True)
     print(out)
     before_after = [*to_pil(img), *to_pil(pipe.draw(found)[0])]
     said = {"prompts": prompt, "model": pipe.model_hash, "edits": f"project {picture.name}"}
     table = labelled_grid([before_after], [prompt], ["picture", "found"])
     content = sheet_bytes(table, said, source_type=COMPOSITE_TYPE)
     sign = signing(signer, pipe.model_hash, COMPOSITE_TYPE)
-    write_whole(sheet, sign(content))
+    write_whole(sheet, sign(content), new=True)
     print(sheet)

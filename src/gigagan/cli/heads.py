@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from gigagan.cli.files import probe
+
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
@@ -32,6 +34,7 @@ def heads(path: Path, out: Path, resolution: int, split: str, seed: int, device:
     from gigagan.training.contrast import save_heads
     from gigagan.training.heads import train_heads
 
+    probe(out.parent)
     where = dist.device(device)
     network = load_efficientnet_lite("lite0", where)
     text_encoder = build_text_encoder(TextConfig(), where)
@@ -41,7 +44,7 @@ def heads(path: Path, out: Path, resolution: int, split: str, seed: int, device:
     try:
         save_heads(out, trained.heads, trained.others, resolution=resolution)
     except OSError as error:
-        raise DataError(f"{out}: can't be written ({error.strerror}); give another --out") from None
+        raise DataError(f"{out}: can't be written ({error.strerror or error}); give another --out") from None
     styles = "" if trained.styles_read is None else f", style read of {trained.styles_read:.1%}"
     print(
         f"{out}: {len(trained.others):,} captions; R@1 {trained.recall:.1%} of {trained.kept_back:,} pictures "

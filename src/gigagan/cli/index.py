@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from gigagan.cli.files import probe
+
 
 @click.command()
 @click.argument("path")
@@ -20,6 +22,7 @@ def index(path: str, out: Path) -> None:
 
     if out.suffix != INDEX_SUFFIX:
         raise ConfigError(f"{out}: an index is named *{INDEX_SUFFIX}; give --out {out.stem}{INDEX_SUFFIX}")
+    probe(out.parent)
     dataset = open_dataset(path)
     base = place(path)
     count = write_index(dataset.source, base if "://" in path else base.resolve(), out, progress=True)

@@ -50,8 +50,8 @@ def plan(
         return
     print(f"{preset}: {cfg.generator.resolution} px, {cfg.train.dtype}, {gpus} x {gpu}, {found.at_once} at once\n")
     print(f"{'memory of a GPU, GB':24}{'weights':>10}{'gradients':>11}{'Adam':>8}{'activations':>13}{'all':>9}")
-    for name, title in (("ddp", "DDP"), ("fsdp", "FSDP2 (train.shard_G)")):
-        memory = found.memory[name]
+    for name, memory in found.memory.items():
+        title = {"ddp": "DDP", "fsdp": "FSDP2 (train.shard_G)"}[name]
         parts = (memory.weights, memory.gradients, memory.optimizer, memory.activations, memory.total)
         row = "".join(f"{part / 1e9:>{width}.2f}" for part, width in zip(parts, (10, 11, 8, 13, 9), strict=True))
         print(f"{title:24}{row}{'' if found.fits[name] else '  does not fit'}")

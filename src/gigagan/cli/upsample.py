@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gigagan.upsampling.files import Job
 
 TRIAL_PX = 128
-"""Side of the picture by which the time is projected."""
+"""Side of the picture by which the time is projected, at most."""
 SHEET_PX = 512
 
 
@@ -148,12 +148,12 @@ def _run(
         for job in todo:
             try:
                 photo, size = files.planned(job, scale=scale, longest=longest)
+                work = enlarger.work(photo.width, photo.height, size.scale)
                 if not rate:
-                    rate = _seconds_a_pixel(enlarger, request, size.scale)
-                    _tell(len(todo), rate * photo.width * photo.height, job)
-                with tqdm(
-                    total=photo.width * photo.height, unit="px", unit_scale=True, leave=False, disable=None
-                ) as one:
+                    side = min(max(photo.width, photo.height), TRIAL_PX)
+                    rate = _seconds_a_pixel(enlarger, request, side, min(size.scale, enlarger.factor))
+                    _tell(len(todo), rate * work, job)
+                with tqdm(total=work, unit="px", unit_scale=True, leave=False, disable=None) as one:
                     files.run(job, photo, size, enlarger, request, said, one.update, signer)
                 tqdm.write(str(job.target))
             except DataError as error:
@@ -173,22 +173,22 @@ def _duration(seconds: float) -> str:
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _seconds_a_pixel(enlarger: "Enlarger", request: "Request", scale: int) -> float:
-    """Of the picture that comes in, by drawing a small one."""
+def _seconds_a_pixel(enlarger: "Enlarger", request: "Request", side: int, factor: int) -> float:
+    """Of what goes into a pass, by drawing a small picture."""
     import time
 
     import torch
 
     from gigagan.upsampling.enlarger import Rows
 
-    trial = Rows(torch.zeros(3, TRIAL_PX, TRIAL_PX))
+    trial = Rows(torch.zeros(3, side, side))
     times = []
     for _ in range(2):  # the first call also prepares
         start = time.perf_counter()
-        for _ in enlarger.bands(trial, scale, request):
+        for _ in enlarger.bands(trial, factor, request):
             pass
         times.append(time.perf_counter() - start)
-    return times[-1] / TRIAL_PX**2
+    return times[-1] / side**2
 
 
 def _sheet(path: Path, done: "list[Job]", said: dict[str, str], signer: "Signer | None") -> None:

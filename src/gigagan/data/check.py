@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from gigagan.data.dataset import CaptionedImages, Sample, open_dataset
 from gigagan.data.shards import read_manifest
-from gigagan.data.sources import Fault
+from gigagan.data.sources import Fault, filled, split_named
 from gigagan.errors import DataError
 
 
@@ -77,14 +77,16 @@ def check(
         report.samples += 1
         height, width, channels = result.image.shape
         sizes[f"{width} x {height}"] += 1
-        splits[str(result.meta.get("split", ""))] += 1
+        splits[split_named(result.meta)] += 1
         report.with_alpha += channels == 4
         numbers[len(result.captions)] += 1
         report.styleless += sum(not caption.styled for caption in result.captions)
         report.with_background += sum(caption.background is not None for caption in result.captions)
         characters.update(len(caption.text) for caption in result.captions)
         texts.update(caption.text for caption in result.captions)
-    report.sizes, report.splits = dict(sizes.most_common(20)), dict(splits)
+    report.sizes = dict(sizes.most_common(20))
+    for name, count in zip(filled(list(splits)), splits.values(), strict=True):
+        report.splits[name] = report.splits.get(name, 0) + count
     report.captions, report.distinct_captions = characters.total(), len(texts)
     report.captions_a_sample, report.caption_characters = Spread.of(numbers), Spread.of(characters)
     if count_tokens is not None:

@@ -19,7 +19,7 @@ class ClassFolderSource:
         self.folder = folder
         inside = entries(folder)
         loose = [entry for entry in inside if _is_picture(entry)]
-        by_class = {entry.name: _pictures(entry) for entry in inside if entry not in loose and entry.name[0] != "."}
+        by_class = {entry.name: _pictures(entry) for entry in inside if not _is_picture(entry)}
         self.classes = tuple(name for name, files in by_class.items() if files)
         if self.classes and loose:
             raise DataError(
@@ -51,9 +51,9 @@ def _is_picture(path: Path) -> bool:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    """Pictures at any depth, in the order of their paths; links to folders inside aren't followed."""
-    found = []
-    for entry in entries(folder):
+    """Pictures at any depth, in the order of their paths; not in hidden folders, nor behind links to folders."""
+    found: list[Path] = []
+    for entry in entries(folder) if folder.name[0] != "." else ():
         if _is_picture(entry):
             found.append(entry)
         elif is_far(entry) or not entry.is_symlink():

@@ -25,7 +25,7 @@ from gigagan.data.class_folders import ClassFolderSource
 from gigagan.data.index import INDEX_SUFFIX, IndexedSource, filtered
 from gigagan.data.places import entries, exists, is_far, place
 from gigagan.data.shards import MANIFEST, read_manifest
-from gigagan.data.sources import Fault, FolderSource, ParquetSource, Record, Source
+from gigagan.data.sources import Fault, FolderSource, ParquetSource, Record, Source, split_named
 from gigagan.data.tar_source import TarSource, index_shard
 from gigagan.errors import DataError
 
@@ -183,6 +183,8 @@ def open_dataset(
         source = filtered(source, keep, path)
     for fault in shard_faults:
         log.warning("%s: %s", path, fault)
+    if strict and sample_faults:
+        log.warning("%s: %d samples can't be used (first %s)", path, len(sample_faults), sample_faults[0])
     if strict and len(shard_faults) > MAX_BAD_SHARDS * shards:
         raise DataError(
             f"{path}: {len(shard_faults)} of {shards} shards are bad (first {shard_faults[0]}); at most 1 % may be; "
@@ -220,7 +222,7 @@ def _open(path: Path, split: str) -> tuple[Source, list[Fault], list[Fault], int
     """Source, bad shards, bad samples, number of shards, names of splits."""
     if path.suffix == INDEX_SUFFIX:
         indexed = IndexedSource(path, split=split, open_base=lambda base: _open(place(base), "")[0])
-        return indexed, indexed.shard_faults, [], indexed.num_shards, indexed.splits
+        return indexed, [], [], indexed.num_shards, indexed.splits
     is_file = path.suffix in (".tar", ".parquet") and (is_far(path) or path.is_file())
     files = [path] if is_file else entries(path)
     names = {file.name for file in files}
@@ -249,4 +251,20 @@ def _open_shards(path: Path, tars: list[Path], split: str) -> tuple[Source, list
     shards = [index_shard(tar) for tar in tars]
     bad = [Fault(shard.path.name, shard.broken) for shard in shards if shard.broken]
     samples = [fault for shard in shards for fault in shard.faults]
-    return TarSource(shards), bad, samples, len(shards), splits
+    source = TarSource(shards)
+    if split and manifest is None and len(source):
+        _check_unsplit(path, source)
+    return source, bad, samples, len(shards), splits
+
+
+def _check_unsplit(path: Path, source: TarSource) -> None:
+    """Without a manifest all shards are one split. Raises DataError where the first sample says otherwise."""
+    try:
+        named = split_named(source.read(0).meta)
+    except DataError:
+        return
+    if named:
+        raise DataError(
+            f"{path}: its samples name splits ({named}), which an index tells apart; make one with `gigagan data index "
+            f"{path} --out NAME.index` and give that"
+        )

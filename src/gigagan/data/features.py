@@ -5,7 +5,6 @@ read back from float16, so that a batch doesn't depend on what happened to be ke
 """
 
 import json
-import os
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -15,10 +14,10 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from gigagan.data.tensor_files import save_tensors
 from gigagan.errors import DataError
 
 PADDED_TO = 8
@@ -160,18 +159,10 @@ def write_features(
         "captions": torch.frombuffer(bytearray(json.dumps(texts).encode()), dtype=torch.uint8),
         "probe": _ragged(encoder.encode([PROBE]))[0][0],
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        save_tensors(path, tensors, {FORMAT: _name(encoder)})
     except OSError as error:
-        raise DataError(f"{path}: can't be written ({error.strerror}); give another --out") from None
-    try:
-        save_file(tensors, temporary, metadata={FORMAT: _name(encoder)})
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: can't be written ({error}); give another --out") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise DataError(f"{path}: can't be written ({error.strerror or error}); give another --out") from None
     return len(texts)
 
 

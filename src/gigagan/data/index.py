@@ -4,6 +4,7 @@ A safetensors file of columns, which are mapped, not read. Of tar shards, near o
 sample is a read; of any other set, the numbers alone.
 """
 
+import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -12,20 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from gigagan.config import FilterConfig
 from gigagan.data.places import place, size_of
-from gigagan.data.sources import Fault, Record, Source
+from gigagan.data.sources import Record, Source, filled, split_named
 from gigagan.data.tar_source import TarSource, read_sample
-from gigagan.errors import DataError, Outage
+from gigagan.data.tensor_files import save_tensors
+from gigagan.errors import DataError
 
 INDEX_SUFFIX = ".index"
 FORMAT = "gigagan-index-1"
+LARGEST = float(np.finfo(np.float32).max)
+"""Of stored scores; others, and what is no number, are as if they weren't there."""
 READERS = 8
 """Threads; indexing waits for files, chiefly."""
 FACTS = ("width", "height", "characters")
@@ -43,14 +47,15 @@ def write_index(source: Source, base: Path, out: Path, *, progress: bool = False
             continue
         size, characters, meta = found
         for name, value in meta.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
+            if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST:
                 scores.setdefault(f"scores.{name}", {})[len(rows)] = float(value)
         rows.append(row)
         facts.append((*size, characters))
-        splits.append(str(meta.get("split", "")))
+        splits.append(split_named(meta))
+    splits = filled(splits)
     names = sorted(set(splits))
     columns: dict[str, np.ndarray] = {name: column for name, column in zip(FACTS, _columns(facts), strict=True)}
-    columns["split"] = np.array([names.index(split) for split in splits], np.uint8)
+    columns["split"] = np.array([names.index(split) for split in splits], np.int32)
     for name, values in scores.items():
         columns[name] = np.full(len(rows), np.nan, np.float32)
         columns[name][list(values)] = list(values.values())
@@ -60,12 +65,9 @@ def write_index(source: Source, base: Path, out: Path, *, progress: bool = False
         columns |= _tar_columns(source, np.array(rows, np.int64))
     else:
         columns["row"] = np.array(rows, np.int64)
-    partial = out.with_name(f".{out.name}.partial")
-    partial.touch()
-    mode = partial.stat().st_mode
-    save_file(columns, partial, metadata={FORMAT: json.dumps(about)})
-    partial.chmod(mode)  # safetensors writes for the owner alone
-    partial.replace(out)
+        about["keys"] = _hash_of_keys(source)
+    tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
+    save_tensors(out, tensors, {FORMAT: json.dumps(about)})
     return len(rows)
 
 
@@ -75,16 +77,24 @@ def _looked_at(source: Source) -> Iterator[tuple[int, tuple[tuple[int, int], int
     def one(row: int) -> tuple[int, tuple[tuple[int, int], int, Mapping[str, Any]] | None]:
         try:
             record = source.read(row)
+        except DataError:  # `gigagan data check` names it
+            return row, None
+        try:
             with Image.open(io.BytesIO(record.image), formats=("PNG", "JPEG", "WEBP")) as image:
                 return row, (image.size, len(record.captions[0].text), record.meta)
-        except Outage:  # says nothing of the sample
-            raise
-        except Exception:  # whatever a decoder makes of a damaged header; `gigagan data check` names it
+        except Exception:  # whatever a decoder makes of a damaged header
             return row, None
 
     with ThreadPoolExecutor(READERS) as pool:
         for start in range(0, len(source), 1024):
             yield from pool.map(one, range(start, min(start + 1024, len(source))))
+
+
+def _hash_of_keys(source: Source) -> str:
+    """Of every sample's name, in order: numbers of samples mean what they meant while this is the same."""
+    return hashlib.sha256(
+        "\0".join(source.key(row) for row in range(len(source))).encode(errors="surrogatepass")
+    ).hexdigest()
 
 
 def _columns(facts: list[tuple[int, int, int]]) -> list[np.ndarray]:
@@ -107,13 +117,14 @@ class IndexedSource:
     """The samples that an index names, of one split."""
 
     def __init__(self, path: Path, *, split: str, open_base: Callable[[str], Source]) -> None:
-        """Raises DataError where the file isn't an index, and where it is of a set that can't be opened."""
+        """Raises DataError where the file isn't an index, where its set can't be opened or isn't what it was."""
         self.path = path
         self._map()
         self.splits = {name for name in self.about["splits"] if name}
         self.num_shards = len(self.about["shards"])
-        self.shard_faults: list[Fault] = []
         self.base = None if self.num_shards else open_base(self.about["base"])
+        if self.base is not None and _hash_of_keys(self.base) != self.about.get("keys"):
+            raise DataError(f"{path}: {self.about['base']} isn't the set that was indexed; index the set again")
         self.rows: np.ndarray | None = None
         """Samples that are shown, where these aren't all."""
         if split and split in self.splits:

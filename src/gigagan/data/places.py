@@ -9,7 +9,8 @@ import random
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -130,19 +131,25 @@ def sweep(folder: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes, *, new: bool = False) -> None:
-    """All of a file or nothing, in place of what was there.
-
-    Of a `new` one, on this machine alone, raises FileExistsError where the name is taken.
-    """
+    """All of a file or nothing, in place of what was there. Raises as `whole` does, which is for this machine alone."""
     if is_far(path):
         far: Any = path
         patiently(lambda: far.fs.pipe_file(far.path, content), path)
         return
+    with whole(path, new=new) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def whole(path: Path, *, new: bool = False) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its name when the block ends well, and vanishes when not.
+
+    Of a `new` one raises FileExistsError where the name is taken by then.
+    """
     temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         if new:
             rename_new(temporary, path)

@@ -3,12 +3,14 @@
 Nothing a set holds is ever run, unpickled or used as a path to write to; a member of a tar is read by its offset.
 """
 
+import importlib.util
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 from gigagan.data.captions import Caption
@@ -51,6 +53,17 @@ class Source(Protocol):
 
     def read(self, index: int) -> Record:
         """A sample. Raises DataError where it can't be used."""
+
+
+def split_named(meta: Mapping[str, Any]) -> str:
+    """The split that a sample names, empty where it names none."""
+    value = meta.get("split")
+    return "" if value is None else str(value)
+
+
+def filled(splits: Sequence[str]) -> list[str]:
+    """The split of each sample, given the one it names: where any names one, those that name none are train."""
+    return [name or "train" for name in splits] if any(splits) else list(splits)
 
 
 def read_inside(folder: Path, path: Path) -> bytes:
@@ -100,6 +113,8 @@ class FolderSource:
         self.rows: list[dict[str, Any]] = []
         self.faults: list[Fault] = []
         for number, line in enumerate(_lines(path), start=1):
+            if not line.strip():
+                continue
             try:
                 row = json.loads(line)
                 if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
@@ -108,9 +123,10 @@ class FolderSource:
                 self.faults.append(Fault(f"{path.name} line {number}", " ".join(str(error).split())))
                 continue
             self.rows.append(row)
-        self.splits = {str(row["split"]) for row in self.rows if "split" in row}
+        splits = filled([split_named(row) for row in self.rows])
+        self.splits = set(splits) - {""}
         if split and self.splits:
-            self.rows = [row for row in self.rows if row.get("split") == split]
+            self.rows = [row for row, name in zip(self.rows, splits, strict=True) if name == split]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -135,17 +151,15 @@ class ParquetSource:
     CACHE_BYTES = 256 * 2**20
 
     def __init__(self, files: Sequence[Path], *, split: str) -> None:
-        try:
-            import pyarrow.parquet as parquet
-        except ImportError:
-            raise MissingExtra("pyarrow", "data") from None
-        self._parquet = parquet
+        if importlib.util.find_spec("pyarrow") is None:
+            raise MissingExtra("pyarrow", "data")
         self.files = list(files)
         self.faults: list[Fault] = []
         self.splits: set[str] = set()
         self.places: list[tuple[int, int, int]] = []
         """File, row group and row of each sample."""
         self._tables: OrderedDict[tuple[int, int], Any] = OrderedDict()
+        self._lock = Lock()
         all_places: list[tuple[int, int, int]] = []
         splits: list[str] = []
         for number, path in enumerate(self.files):
@@ -155,7 +169,8 @@ class ParquetSource:
                 splits += [name for _, name in rows]
             except (OSError, ValueError, KeyError) as error:  # pyarrow's own errors are ValueErrors
                 self.faults.append(Fault(path.name, " ".join(str(error).split())[:200]))
-        self.splits = {name for name in splits if name}
+        splits = filled(splits)
+        self.splits = set(splits) - {""}
         wanted = split if self.splits else ""
         self.places = [place for place, name in zip(all_places, splits, strict=True) if not wanted or name == wanted]
 
@@ -189,13 +204,16 @@ class ParquetSource:
             for group in range(file.num_row_groups):
                 splits = [""] * file.metadata.row_group(group).num_rows
                 if "split" in names:
-                    splits = [str(value) for value in file.read_row_group(group, ["split"])["split"].to_pylist()]
+                    values = file.read_row_group(group, ["split"])["split"].to_pylist()
+                    splits = [split_named({"split": value}) for value in values]
                 found += [((number, group, row), split) for row, split in enumerate(splits)]
         return found
 
     def _file(self, number: int) -> Any:
+        from pyarrow.parquet import ParquetFile
+
         path = self.files[number]
-        return self._parquet.ParquetFile(path.open("rb") if is_far(path) else path)
+        return ParquetFile(path.open("rb") if is_far(path) else path)
 
     def _row_group(self, number: int, group: int) -> Any:
         with self._file(number) as file:
@@ -207,18 +225,22 @@ class ParquetSource:
                 raise
 
     def _columns(self, number: int, group: int) -> dict[str, Any]:
-        table = self._tables.get((number, group))
-        if table is None:
-            table = patiently(lambda: self._row_group(number, group), self.files[number])
-            self._tables[number, group] = table
-            while len(self._tables) > 1 and sum(kept.nbytes for kept in self._tables.values()) > self.CACHE_BYTES:
-                self._tables.popitem(last=False)
-        else:
-            self._tables.move_to_end((number, group))
+        with self._lock:  # threads that ask for one group read it once
+            table = self._tables.get((number, group))
+            if table is None:
+                table = patiently(lambda: self._row_group(number, group), self.files[number])
+                self._tables[number, group] = table
+                while len(self._tables) > 1 and sum(kept.nbytes for kept in self._tables.values()) > self.CACHE_BYTES:
+                    self._tables.popitem(last=False)
+            else:
+                self._tables.move_to_end((number, group))
         return {name: table[name] for name in table.column_names}
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_tables": OrderedDict()}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_tables", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_tables": OrderedDict(), "_lock": Lock()}
 
 
 def _image_column(names: Sequence[str]) -> str:
@@ -242,7 +264,7 @@ def _meta(row: Mapping[str, Any], *left_out: str) -> dict[str, Any]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        text = patiently(lambda: path.read_text(encoding="utf-8", errors="replace"), path)
+        text = patiently(lambda: path.read_text(encoding="utf-8-sig", errors="replace"), path)
     except OSError as error:
         raise DataError(f"{path}: can't be read ({error.strerror or error}); check its permissions") from None
-    return [line for line in text.split("\n") if line.strip()]
+    return text.split("\n")

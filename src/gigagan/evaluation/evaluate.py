@@ -3,7 +3,7 @@
 Nothing here sees a model: `plan` says which prompts and seeds to draw, `evaluate` takes the pictures, uint8.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -68,14 +68,18 @@ class Measured:
 def plan(real: RealSet, split: str, num: int, *, seed: int = 0) -> list[Request]:
     """Canonical captions of a split, `num` in all and as many of each style, drawn by the seed; picture i has seed i.
 
-    At most half of the training split, the rest being what they are compared with. Raises DataError for no such split.
+    A caption comes as often as pictures have it, but not again while there are others. At most half of the training
+    split, the rest being what they are compared with. Raises DataError for no such split.
     """
     by_style: dict[str, list[int]] = defaultdict(list)
-    captions: set[str] = set()
+    shown: Counter[str] = Counter()
+    turns: dict[int, int] = {}
     for i in _shuffled(real.indices(split), seed):
-        if real.pictures[i].caption not in captions:
-            captions.add(real.pictures[i].caption)
-            by_style[real.pictures[i].style].append(i)
+        turns[i] = shown[real.pictures[i].caption]
+        shown[real.pictures[i].caption] += 1
+        by_style[real.pictures[i].style].append(i)
+    for column in by_style.values():
+        column.sort(key=turns.__getitem__)
     columns = [by_style[style] for style in sorted(by_style)]
     if split == "train":
         columns = [column[: max(1, len(column) // 2)] for column in columns]
@@ -120,7 +124,7 @@ def evaluate(
     training = real.indices("train")
     nearest = neighbours(features.pooled[main], real.features.pooled[training], training)
     figures = [
-        *_readings(evaluator, features[torch.tensor(main)], items, real.features[torch.tensor(beside)], beside),
+        *_readings(evaluator, features[torch.tensor(main)], items, beside),
         *_plain_readings(evaluator, features, requests),
         *_distances(real, features.pooled[main], items, seed),
         *_memorization(real, nearest, beside),
@@ -129,42 +133,67 @@ def evaluate(
     return Measured(figures, nearest)
 
 
-def _readings(
-    evaluator: Evaluator, drawn: Features, items: Sequence[int], held_out: Features, beside: Sequence[int]
-) -> list[Figure]:
+def _readings(evaluator: Evaluator, drawn: Features, items: Sequence[int], beside: Sequence[int]) -> list[Figure]:
     """Whether style, concept and caption can be read off the pictures."""
     real = evaluator.real
-    figures = []
+    both = (drawn, items), (real.features[torch.tensor(beside)], beside)
+    figures: list[Figure] = []
     if real.styles:
-        value, of_real = (style_accuracy(evaluator, *pair) for pair in ((drawn, items), (held_out, beside)))
-        figures.append(Figure("style read correctly", value, of_real, 1 / len(real.styles), share=True))
-    if real.concepts:
-        for k in (1, 5):
-            value, of_real = (concept_recall(evaluator, k, *pair) for pair in ((drawn, items), (held_out, beside)))
-            name = f"concept R@{k} of {len(real.concepts)}"
-            figures.append(Figure(name, value, of_real, k / len(real.concepts), share=True))
-    scores = [caption_scores(evaluator, *pair) for pair in ((drawn, items), (held_out, beside))]
-    for direction, turned in (("text to image", [s.T for s in scores]), ("image to text", scores)):
-        for k in (1, 5):
-            value, of_real = (recall_at(k, s, torch.arange(len(s))) for s in turned)
-            figures.append(
-                Figure(f"{direction} R@{k} of {len(items)}", value, of_real, min(1.0, k / len(items)), share=True)
-            )
+        value, of_real = (style_accuracy(evaluator, *pair) for pair in both)
+        figures += _share("style read correctly", value, of_real, 1 / len(real.styles))
+    for k in (1, 5) if real.concepts else ():
+        value, of_real = (concept_recall(evaluator, k, *pair) for pair in both)
+        figures += _share(f"concept R@{k} of {len(real.concepts)}", value, of_real, k / len(real.concepts))
+    told_apart = [_told_apart(real, *pair) for pair in both]
+    count = len(told_apart[0][1])
+    if count > 1:
+        scores = [caption_scores(evaluator, *pair) for pair in told_apart]
+        if len(scores[1]) != count:
+            scores.pop()  # among fewer they would be found more easily
+        for direction, turned in (("text to image", [s.T for s in scores]), ("image to text", scores)):
+            for k in (1, 5):
+                value, of_real = [*(recall_at(k, s, torch.arange(count)) for s in turned), None][:2]
+                figures += _share(f"{direction} R@{k} of {count}", value, of_real, min(1.0, k / count))
     return figures
 
 
-def style_accuracy(evaluator: Evaluator, features: Features, items: Sequence[int]) -> float:
-    """Share of pictures in which the style of the prompt is read."""
-    styles = evaluator.real.styles
-    wanted = torch.tensor([styles.index(evaluator.real.pictures[i].style) for i in items])
-    return recall_at(1, evaluator.readers.style_logits(features.texture), wanted)
+def _share(name: str, value: float | None, of_real: float | None, chance: float) -> list[Figure]:
+    return [] if value is None else [Figure(name, value, of_real, chance, share=True)]
 
 
-def concept_recall(evaluator: Evaluator, k: int, features: Features, items: Sequence[int]) -> float:
-    """Share of pictures whose concept is among the k best of all."""
+def _told_apart(real: RealSet, features: Features, items: Sequence[int]) -> tuple[Features, list[int]]:
+    """The first picture of each caption."""
+    first: dict[str, int] = {}
+    for place, item in enumerate(items):
+        first.setdefault(real.pictures[item].caption, place)
+    places = list(first.values())
+    return features[torch.tensor(places)], [items[place] for place in places]
+
+
+def _known(features: Features, values: Sequence[str]) -> tuple[Features, list[str]]:
+    """Of the pictures of which the data knows something."""
+    places = [place for place, value in enumerate(values) if value]
+    return features[torch.tensor(places, dtype=torch.long)], [values[place] for place in places]
+
+
+def style_accuracy(evaluator: Evaluator, features: Features, items: Sequence[int]) -> float | None:
+    """Share of pictures in which the style of the prompt is read, of those whose style is known; None where none is."""
+    features, wanted = _known(features, [evaluator.real.pictures[i].style for i in items])
+    if not wanted:
+        return None
+    place = {style: i for i, style in enumerate(evaluator.real.styles)}
+    logits = evaluator.readers.style_logits(features.texture)
+    return recall_at(1, logits, torch.tensor([place[style] for style in wanted]))
+
+
+def concept_recall(evaluator: Evaluator, k: int, features: Features, items: Sequence[int]) -> float | None:
+    """Share of pictures whose concept is among the k best of all, of those where it is known; None where it isn't."""
+    features, wanted = _known(features, [evaluator.real.pictures[i].concept for i in items])
+    if not wanted:
+        return None
     place = {concept: i for i, concept in enumerate(evaluator.real.concepts)}
-    wanted = torch.tensor([place[evaluator.real.pictures[i].concept] for i in items])
-    return recall_at(k, evaluator.readers.concept_scores(evaluator.readers.look(features.cells)), wanted)
+    scores = evaluator.readers.concept_scores(evaluator.readers.look(features.cells))
+    return recall_at(k, scores, torch.tensor([place[concept] for concept in wanted]))
 
 
 def caption_scores(evaluator: Evaluator, features: Features, items: Sequence[int]) -> Tensor:
@@ -179,6 +208,8 @@ def _plain_readings(evaluator: Evaluator, features: Features, requests: Sequence
     if not plain or not evaluator.real.concepts:
         return []
     value = concept_recall(evaluator, 5, features[torch.tensor(plain)], [requests[n].item for n in plain])
+    if value is None:
+        return []
     count = len(evaluator.real.concepts)
     return [Figure(f"concept R@5 of {count}, prompts without a style", value, None, 5 / count, share=True)]
 

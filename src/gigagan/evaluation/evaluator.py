@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from gigagan.data.tensor_files import save_tensors
 from gigagan.evaluation.features import FeatureNetwork, Features
 from gigagan.evaluation.fit import FIT_VERSION, Lesson, fit
 from gigagan.evaluation.readers import Readers
@@ -60,9 +61,7 @@ def prepare(
         pictures = [real.pictures[item] for item in real.indices("train")]
         copies = damaged(data, pictures, network, seed=seed, progress=progress)
         readers = fit(build_lesson(real, copies, text_encoder), seed=seed, progress=progress)
-        scratch = path.with_suffix(".partial")
-        save_file(readers.state_dict(), scratch)
-        scratch.replace(path)
+        save_tensors(path, readers.state_dict())
     return Evaluator(real, network, readers, text_encoder, digest)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gigagan import losses
+from gigagan.data.sampling import WHITE, composite
 from gigagan.models import frozen
 
 SIDE = 128
@@ -116,12 +117,4 @@ def perceptual_distance(a: frozen.ImageFeatures, b: frozen.ImageFeatures) -> Flo
 
 def as_batch(images: Sequence[NDArray[np.uint8]]) -> UInt8[Tensor, "B 3 H W"]:
     """Pictures [H, W, 3] or [H, W, 4] of one size as a batch; what is transparent becomes white."""
-    return torch.from_numpy(np.stack([on_white(image) for image in images])).permute(0, 3, 1, 2)
-
-
-def on_white(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A picture laid on white by its (straight) alpha, rounded to nearest."""
-    if image.shape[2] == 3:
-        return image
-    alpha = image[..., 3:].astype(np.uint32)
-    return ((image[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return torch.from_numpy(np.stack([composite(image, WHITE) for image in images])).permute(0, 3, 1, 2)

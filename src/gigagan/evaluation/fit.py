@@ -80,7 +80,7 @@ def _new_readers(lesson: Lesson, draw: torch.Generator) -> Readers:
     if readers.name_trunk is not None:
         readers.name_trunk.standardize(lesson.concept_text)
         readers.concept_text.copy_(lesson.concept_text)
-        readers.concept_seen[lesson.concept.unique()] = True
+        readers.concept_seen[lesson.concept[lesson.concept >= 0].unique()] = True
     return readers
 
 

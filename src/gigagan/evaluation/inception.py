@@ -73,7 +73,7 @@ def enlarged(picture: Picture) -> Float[np.ndarray, "3 299 299"]:
 def inception_score(probabilities: Float[Tensor, "N C"], *, num_splits: int = NUM_SPLITS) -> float:
     """exp(E KL(p(y|x) || p(y))) (Salimans et al. 2016), mean over the parts of a set in its order."""
     scores = []
-    for part in probabilities.double().tensor_split(num_splits):
+    for part in probabilities.double().tensor_split(min(num_splits, len(probabilities))):
         # xlogy: 0 log 0 = 0.
         kl = torch.xlogy(part, part) - torch.xlogy(part, part.mean(dim=0, keepdim=True))
         scores.append(kl.sum(dim=1).mean().exp())

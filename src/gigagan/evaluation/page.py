@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from gigagan.data.sampling import WHITE, composite
 from gigagan.evaluation import report
 from gigagan.evaluation.evaluate import Figure, Measured, Request, Role
-from gigagan.evaluation.features import on_white
 from gigagan.evaluation.real import Captioned, RealSet
 
 SIDE = 128
@@ -48,7 +48,7 @@ NEAREST = (
 
 def as_png(image: UInt8[np.ndarray, "H W C"]) -> bytes:
     """A picture on white as a PNG file, at most SIDE wide and high."""
-    picture = Image.fromarray(on_white(image))
+    picture = Image.fromarray(composite(image, WHITE))
     picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     content = io.BytesIO()
     picture.save(content, "PNG", optimize=True)

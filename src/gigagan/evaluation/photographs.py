@@ -18,9 +18,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from gigagan.data.sampling import WHITE, composite
 from gigagan.data.weights import CACHE
 from gigagan.errors import DataError
-from gigagan.evaluation.features import on_white
 
 PACKAGE = "tuxpaint-stamps-default_2022.06.04-1_all.deb"
 URL = f"http://deb.debian.org/debian/pool/main/t/tuxpaint-stamps/{PACKAGE}"
@@ -79,7 +79,7 @@ def _cut(archive: tarfile.TarFile, stamps: dict[str, tarfile.TarInfo]) -> Iterat
                 middle = image.convert("RGBA").crop((left, top, left + SIDE, top + SIDE))
                 # The first line is the English one: "A hedgehog."
                 caption = _read(archive, told).decode("utf-8", "replace").splitlines()[0].strip().rstrip(".!")
-                yield Photograph(caption, on_white(np.asarray(middle)))
+                yield Photograph(caption, composite(np.asarray(middle), WHITE))
 
 
 def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

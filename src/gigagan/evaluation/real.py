@@ -13,10 +13,11 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from tqdm import tqdm
 
 from gigagan.data.dataset import Sample
+from gigagan.data.sources import filled, split_named
+from gigagan.data.tensor_files import save_tensors
 from gigagan.errors import DataError
 from gigagan.evaluation.distort import distort
 from gigagan.evaluation.features import FEATURES_VERSION, FeatureNetwork, Features, as_batch
@@ -182,29 +183,31 @@ def describe(index: int, sample: Sample) -> Picture:
         plain_caption=bare[0] if bare else "",
         concept=str(meta.get("concept") or ""),
         style=str(meta.get("style") or ""),
-        split=str(meta.get("split") or ""),
+        split=split_named(meta),
     )
 
 
 def _with_splits(pictures: list[Picture]) -> list[Picture]:
-    """As given where the data has splits; else a tenth of the captions, by their hash, is held out."""
-    if any(p.split for p in pictures):
-        return pictures
-    ranked = sorted({p.caption for p in pictures}, key=lambda text: hashlib.sha256(text.encode()).digest())
+    """As given where the data has splits; else a tenth is held out by hash: of the captions or, where they are few, of
+    the pictures.
+    """
+    splits = filled([p.split for p in pictures])
+    if any(splits):
+        return [dataclasses.replace(p, split=split) for p, split in zip(pictures, splits, strict=True)]
+    few = 2 * len({p.caption for p in pictures}) <= len(pictures)  # classes, or none
+    names = [p.key if few else p.caption for p in pictures]
+    ranked = sorted(set(names), key=lambda text: hashlib.sha256(text.encode(errors="surrogatepass")).digest())
     held_out = set(ranked[: max(1, round(HELD_OUT_SHARE * len(ranked)))])
     return [
-        dataclasses.replace(p, split="held_out" if p.caption in held_out and len(ranked) > 1 else "train")
-        for p in pictures
+        dataclasses.replace(p, split="held_out" if name in held_out and len(ranked) > 1 else "train")
+        for p, name in zip(pictures, names, strict=True)
     ]
 
 
 def _save(path: Path, real: RealSet) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {field.name: getattr(real.features, field.name).half() for field in dataclasses.fields(Features)}
     listing = json.dumps([dataclasses.astuple(p) for p in real.pictures])
-    scratch = path.with_suffix(".partial")
-    save_file(tensors, scratch, metadata={"hash": real.hash, "pictures": listing})
-    scratch.replace(path)
+    save_tensors(path, tensors, {"hash": real.hash, "pictures": listing})
 
 
 def _load(path: Path, digest: str) -> RealSet | None:

@@ -17,9 +17,13 @@ PROTOCOL = {
         "picture; texts by the mean token of all-MiniLM-L6-v2"
     ),
     "concept": "each picture ranks all concepts of the data set; one never seen in training is known by its name alone",
-    "text to image, image to text": "each caption ranks all the pictures measured, each picture all their captions",
+    "text to image, image to text": (
+        "each caption ranks all the pictures measured, each picture all their captions; of a caption that comes again "
+        "the first picture counts"
+    ),
     "real": (
-        "readings: real pictures the networks never saw; distances: the real pictures of the same prompts against the "
+        "readings: as many real pictures the networks never saw, or all there are, in retrieval as many or none; "
+        "distances: the real pictures of the same prompts against the "
         "same others, the floor at this number; perceptual distance: two drawings of one concept in two styles; "
         "nearest training picture: of as many real pictures that are not of the training split"
     ),

@@ -16,12 +16,14 @@ from torch import Tensor
 
 from gigagan.config import UpsamplerConfig
 from gigagan.data.dataset import CaptionedImages, open_dataset
+from gigagan.data.sampling import WHITE, composite
 from gigagan.errors import DataError, MissingExtra
 from gigagan.evaluation.distances import frechet_distance
-from gigagan.evaluation.features import FeatureNetwork, on_white, perceptual_distance
+from gigagan.evaluation.features import FeatureNetwork, perceptual_distance
 from gigagan.evaluation.inception import MAX_SIDE, NUM_SPLITS, Inception, inception_score
 from gigagan.evaluation.inception import reduced as at_most
 from gigagan.evaluation.photographs import photographs
+from gigagan.evaluation.real import usable
 from gigagan.models.layers import to_float, to_uint8
 from gigagan.upsampling.enlarger import Enlarger, Request, Rows
 
@@ -97,9 +99,8 @@ def pairs(data: CaptionedImages, *, side: int, num: int) -> list[Pair]:
     """
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).tolist()
     found: dict[int, list[Pair]] = {}
-    for index in order:
-        sample = data[index]
-        real = on_white(sample.image)
+    for _, sample in usable(data, order):
+        real = composite(sample.image, WHITE)
         factor, rest = divmod(real.shape[0], side)
         if rest or real.shape[0] != real.shape[1] or factor < 2 or factor & (factor - 1):
             continue

@@ -40,6 +40,35 @@ class Job(Generic[ItemT]):
 AnyJob: TypeAlias = Job[Item] | Job[Upscale]
 
 
+class Stopwatch:
+    """Time in which at least one of some works was under way."""
+
+    def __init__(self) -> None:
+        self._before = 0.0
+        self._count = 0
+        self._since = 0.0
+
+    def seconds(self) -> float:
+        """Up to now."""
+        return self._before + (time.monotonic() - self._since if self._count else 0.0)
+
+    @contextlib.contextmanager
+    def running(self, counts: bool) -> Iterator[None]:
+        """Inside, one is under way if it `counts`."""
+        if not counts:
+            yield
+            return
+        if not self._count:
+            self._since = time.monotonic()
+        self._count += 1
+        try:
+            yield
+        finally:
+            self._count -= 1
+            if not self._count:
+                self._before += time.monotonic() - self._since
+
+
 def late() -> ApiError:
     """For a request that took all its time."""
     return ApiError(504, "generation_timeout", "the picture took too long")
@@ -76,6 +105,8 @@ class Batcher:
         self._running: set[AnyJob] = set()
         self._arrived = asyncio.Event()
         self._batch_sec = FIRST_GUESS_SEC
+        self._alone = Stopwatch()
+        """How long workers were at upscales and long loops, which nothing else waits for."""
 
     @property
     def ready(self) -> bool:
@@ -90,7 +121,7 @@ class Batcher:
     def submit(self, items: Sequence[ItemT], end: float) -> list[Job[ItemT]]:
         """Queue all the items or none; `release` them once their request is over, which it is at `end` (loop's clock).
 
-        Raises ApiError: 503 while there is no model, 429 where there is no place.
+        Raises ApiError: 503 while there is no model, 429 where there is no place or it would take too long to begin.
         """
         self.check_open()
         assert self.facts is not None
@@ -101,6 +132,13 @@ class Batcher:
         if waiting + new > self._limits.queue or unanswered + new > most:
             retry_ms = max(50, round(1000 * self._batch_sec * max(1, waiting / self.facts.batch / self._fed / 2)))
             raise ApiError(429, "queue_full", "the server is busy: its queue is full; try again", retry_ms=retry_ms)
+        before = sum(job.item.frames for job in self._queue if not job.item.alone) + new - self.facts.batch
+        begins_sec = self._batch_sec * max(before, 0) / self.facts.batch / self._fed
+        if begins_sec > self._limits.queue_sec:  # accepted, it would be refused after all that time
+            message = f"the server would take {begins_sec:.0f} s to begin the last picture; ask for fewer or try again"
+            raise ApiError(
+                429, "queue_full", message, retry_ms=round(1000 * (begins_sec - self._limits.queue_sec)) + 50
+            )
         jobs = [Job(item) for item in items]
         for job in jobs:
             self._time(job, end)
@@ -116,10 +154,23 @@ class Batcher:
                 self._accepted.pop(job).cancel()
 
     def _time(self, job: AnyJob, end: float) -> None:
-        """Refuse it where it still waits after its time in the queue, or isn't released at the end of its request."""
+        """Refuse it where it still waits after its time in the queue, or isn't released at the end of its request.
+
+        What others' upscales take isn't its time.
+        """
+        loop = asyncio.get_running_loop()
+        begins = loop.time() + self._limits.queue_sec
+        alone_sec = self._alone.seconds()
+        timer: asyncio.TimerHandle
 
         def look() -> None:
-            if job not in self._running:
+            nonlocal timer
+            if job in self._running:
+                return
+            latest = begins + self._alone.seconds() - alone_sec
+            if latest > loop.time() + 0.01:
+                timer = loop.call_at(latest, look)
+            else:
                 job.fail(ApiError(503, "queue_timeout", "no picture was begun in time; try again", retry_ms=RETRY_MS))
 
         def is_over() -> None:
@@ -131,8 +182,7 @@ class Batcher:
             with contextlib.suppress(ValueError):  # it was taken
                 self._queue.remove(job)
 
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(self._limits.queue_sec, look)
+        timer = loop.call_at(begins, look)
         self._accepted[job] = loop.call_at(end, is_over)
         job.answer.add_done_callback(leave)
 
@@ -237,11 +287,12 @@ class Batcher:
         started = time.monotonic()
         first = jobs[0]
         limit = self._limits.upscale_sec if first.item.alone else self._limits.draw_sec
-        with _told_to_stop(worker, first):
+        with _told_to_stop(worker, first), self._alone.running(first.item.alone):
             async with asyncio.timeout(limit):
                 answers = await worker.draw([job.item for job in jobs])
         seconds = time.monotonic() - started
-        self._batch_sec += 0.2 * (seconds - self._batch_sec)
+        if not first.item.alone:
+            self._batch_sec += 0.2 * (seconds - self._batch_sec)
         self._metrics.batch.observe(sum(job.item.frames for job in jobs))
         self._metrics.draw_sec.observe(seconds)
         for job, answer in zip(jobs, answers, strict=True):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from gigagan.listening import App, Message, Receive, Send, without_port
 from gigagan.serving.api_error import BUG, ApiError
-from gigagan.serving.limits import MAX_HEAD_BYTES, Limits
+from gigagan.serving.limits import MAX_HEAD_BYTES, MAX_UNREAD_BYTES, Limits
 from gigagan.serving.metrics import Metrics
 
 OPEN = "/health/live"
@@ -41,7 +41,9 @@ class Gate:
         self.limits = limits
         self.metrics = metrics
         self.active = 0
-        """Requests that are being served."""
+        """Requests that are being served, until their answer is read."""
+        self.unread = 0
+        """Bytes of whole answers that clients have yet to read."""
         self._by_key: Counter[bytes] = Counter()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -50,7 +52,7 @@ class Gate:
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return  # no websockets here: uvicorn then refuses the handshake
-        answer = _Answer(send, scope.setdefault("state", {}).setdefault("request_id", _new_id()))
+        answer = _Answer(self, send, scope.setdefault("state", {}).setdefault("request_id", _new_id()))
         started = time.monotonic()
         self.active += 1
         self.metrics.active.inc()
@@ -100,7 +102,9 @@ class Gate:
             raise ApiError(421, "wrong_host", "this server goes by another name; use its address as it printed it")
         if not self.keys and (page := _foreign_page(scope)):
             raise ApiError(403, "foreign_origin", f"the page {page[:80]!r} may not use this server; a program may")
+        asks = scope["path"].startswith("/v1/")
         if not self.keys or scope["path"] == OPEN:
+            self._check_unread(asks)
             return b""
         kind, _, given = headers.get(b"authorization", b"").partition(b" ")
         # Every key is compared, and each in constant time.
@@ -108,10 +112,16 @@ class Gate:
         if kind.lower() != b"bearer" or not known:
             ask = {"www-authenticate": "Bearer"}
             raise ApiError(401, "invalid_api_key", "no valid key came; send Authorization: Bearer KEY", headers=ask)
-        if scope["path"].startswith("/v1/") and self._by_key[known[0]] >= self.limits.per_key:
+        self._check_unread(asks)
+        if asks and self._by_key[known[0]] >= self.limits.per_key:
             message = f"this key has {self.limits.per_key} requests running, the most it may; wait for one"
             raise ApiError(429, "concurrency_limit", message, retry_ms=RETRY_MS)
         return known[0]
+
+    def _check_unread(self, asks: bool) -> None:
+        if asks and self.unread > MAX_UNREAD_BYTES:
+            message = "the server is busy: its clients have yet to read their answers; try again"
+            raise ApiError(429, "queue_full", message, retry_ms=RETRY_MS)
 
 
 def head_too_large() -> ApiError:
@@ -159,8 +169,9 @@ def _foreign_page(scope: Message) -> str:
 class _Answer:
     """What is sent for a request; knows whether it began, and as what."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, gate: Gate, send: Send, request_id: str) -> None:
         self.id = request_id
+        self._gate = gate
         self.status = 499  # until something is sent: the client left
         self._send = send
 
@@ -184,4 +195,14 @@ class _Answer:
     async def _pass(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-        await self._send(message)
+        size = len(message.get("body", b""))
+        if not size or message.get("more_body"):
+            await self._send(message)
+            return
+        # uvicorn is done with a message once it is in its buffer, and takes the next one when that is read.
+        self._gate.unread += size
+        try:
+            await self._send({**message, "more_body": True})
+            await self._send({"type": "http.response.body"})
+        finally:
+            self._gate.unread -= size

@@ -21,6 +21,8 @@ MAX_UPLOAD_PIXELS = 40_000_000
 """Of a picture to enlarge."""
 MAX_UPLOADS_BYTES = 256 * 2**20
 """Of all requests with pictures that are served at the same time, from their first byte to their answer."""
+MAX_UNREAD_BYTES = 256 * 2**20
+"""Of all answers that clients have yet to read; while there are more, nothing new comes in."""
 MAX_SIDE = 65_535
 """Of an enlarged picture; what a JPEG can have."""
 UPSCALE_PIXELS = 2**20

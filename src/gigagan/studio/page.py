@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from gigagan import __version__
+from gigagan.data.captions import canonical
 from gigagan.errors import DataError, GigaGANError
 from gigagan.pipeline import DEFAULT_PSI
 from gigagan.request import fresh_seeds
@@ -18,17 +19,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-STYLES = (
-    "a 3D render of {}",
-    "a flat icon of {}",
-    "a black and white icon of {}",
-    "a shaded cartoon of {}",
-    "a simple blob cartoon of {}",
-    "a bold flat sticker of {}",
-    "a classic emoji of {}",
-    "a storybook drawing of {}",
-    "a cute doodle of {}",
-)
+STYLES = tuple(canonical("{}"))
 CORNERS = (
     "a 3D render of a red apple",
     "a 3D render of a rocket",

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gigagan.config import RunConfig, TextConfig
 from gigagan.data.features import CaptionFeatures
+from gigagan.data.tensor_files import save_tensors
 from gigagan.errors import CheckpointError, ConfigError
 from gigagan.evaluation.features import EXTREME_CHANNELS, GRAM_CHANNELS
 from gigagan.evaluation.readers import Readers
@@ -152,10 +152,7 @@ def text_vectors(heads: Readers, sentences: Float[Tensor, "N E"]) -> Float[Tenso
 
 def save_heads(path: Path, heads: Readers, others: Float[Tensor, "N D"], *, resolution: int) -> None:
     """Write a file of heads; `resolution` is the side at which the image network was shown pictures."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    save_file({**heads.state_dict(), "others": others.half()}, partial, metadata={FORMAT: str(resolution)})
-    partial.replace(path)
+    save_tensors(path, {**heads.state_dict(), "others": others.half()}, {FORMAT: str(resolution)})
 
 
 def load_heads(path: Path, *, resolution: int) -> tuple[Readers, Float[Tensor, "N D"]]:

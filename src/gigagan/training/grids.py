@@ -1,14 +1,17 @@
 """The sample grid of a run: what G draws now, always of the same prompts and pictures."""
 
 from collections.abc import Callable
+from itertools import islice
 
 import numpy as np
 import torch
 from PIL import Image
 
 from gigagan.config import RunConfig, UpsamplerConfig
-from gigagan.data.dataset import CaptionedImages
+from gigagan.data.dataset import CaptionedImages, Sample
 from gigagan.data.sampling import WHITE, composite
+from gigagan.errors import DataError
+from gigagan.evaluation.real import usable
 from gigagan.grid import labelled_grid
 from gigagan.models.frozen import TextEncoder
 from gigagan.models.generator import Generator
@@ -40,14 +43,13 @@ def sample_grid(cfg: RunConfig, dataset: CaptionedImages, encoder: TextEncoder) 
 def _before_and_after(cfg: UpsamplerConfig, dataset: CaptionedImages, encoder: TextEncoder) -> SampleGrid:
     """The small picture enlarged by Lanczos, what the network makes of it, and the real one, whole and side by side."""
     captions, reals, lows = [], [], []
-    for i in range(0, len(dataset), max(len(dataset) // ROWS, 1)):
-        sample = dataset[i]
+    for sample in _spread(dataset):
         picture = Image.fromarray(composite(sample.image, WHITE)).resize((cfg.resolution, cfg.resolution))
         reals.append(picture)
         captions.append(sample.captions[0].text)
         real = to_float(torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None])
         lows.append(reduced(real, cfg.input_resolution, "bicubic"))
-    captions, reals, low = captions[:ROWS], reals[:ROWS], torch.cat(lows[:ROWS])
+    low = torch.cat(lows)
     sides = (cfg.resolution, cfg.resolution)
     before = [one.resize(sides, Image.Resampling.LANCZOS) for one in to_pil(to_uint8(low))]
 
@@ -69,5 +71,15 @@ def _before_and_after(cfg: UpsamplerConfig, dataset: CaptionedImages, encoder: T
 
 
 def _first_captions(dataset: CaptionedImages) -> list[str]:
-    step = max(len(dataset) // 8, 1)
-    return list(dict.fromkeys(dataset[i].captions[0].text for i in range(0, len(dataset), step)))[:8]
+    return list(dict.fromkeys(sample.captions[0].text for sample in _spread(dataset)))
+
+
+def _spread(dataset: CaptionedImages) -> list[Sample]:
+    """At most ROWS samples from all over the set. Raises DataError where none can be read."""
+    count = len(dataset)
+    step = max(count // ROWS, 1)
+    stretches = [range(first, min(first + step, count)) for first in range(0, count, step)][:ROWS]
+    found = [sample for stretch in stretches for _, sample in islice(usable(dataset, stretch), 1)]
+    if not found:
+        raise DataError(f"{dataset.path}: none of its pictures can be read; run `gigagan data check` on it")
+    return found

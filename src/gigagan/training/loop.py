@@ -2,6 +2,7 @@
 
 import faulthandler
 import logging
+import re
 import signal
 import threading
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gigagan import checkpoint, dist
+from gigagan import dist
 from gigagan.config import RunConfig, to_yaml, value_at
 from gigagan.data.dataset import CaptionedImages, open_for_training
 from gigagan.data.features import CaptionFeatures
@@ -21,13 +22,14 @@ from gigagan.data.places import write_whole
 from gigagan.errors import ConfigError, GigaGANError
 from gigagan.models.frozen import TextEncoder, TextFeatures, build_text_encoder
 from gigagan.training.attempts import Attempts
+from gigagan.training.claim import claimed
 from gigagan.training.contrast import build_critics
 from gigagan.training.grids import sample_grid
 from gigagan.training.guard import Guard, Verdict, Wishes, exchange
 from gigagan.training.health import PICTURES, alarms, examine
 from gigagan.training.micro_batches import MicroBatch, check_parts, micro_batches, other_captions
 from gigagan.training.probes import probe_frozen
-from gigagan.training.resume import check_config, restore_or_init
+from gigagan.training.resume import check_config, latest_state_of_all, restore_or_init
 from gigagan.training.saving import Saver
 from gigagan.training.snapshots import Snapshots
 from gigagan.training.state import TrainState, updating
@@ -36,6 +38,8 @@ from gigagan.training.steps import discriminator_step, generator_step, term_grad
 
 log = logging.getLogger(__name__)
 
+FIGURE = r"(?<![\dx.])-?\d+(\.\d+)?(e[+-]?\d+)?(?![\dx.])"
+"""A number, but not the sides of a level (4x4)."""
 Values = list[dict[str, Tensor]]
 """Losses and scores of each micro-batch."""
 
@@ -64,23 +68,26 @@ def train(cfg: RunConfig, run_dir: Path, *, device: torch.device, allow: Collect
         cfg, feature_dim=encoder.feature_dim, device=device, image_network=image_network, contrast=contrast
     )
     state.data, state.frozen = dataset.fingerprint(), probe_frozen(encoder, image_network, contrast, device)
-    check_config(cfg, run_dir, allow)
-    restore_or_init(state, run_dir, allow)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    attempts = Attempts(run_dir, state.nimg)
-    if state.dtype == torch.bfloat16 and (cure := dist.slow_bfloat16(device)):
-        log.warning("%s", cure)
-    if dist.rank() == 0:
-        write_whole(run_dir / "config.yaml", to_yaml(cfg).encode())
-    try:
-        with _stop_requested() as stop:
-            _run(state, dataset, encoder, features, run_dir, attempts, stop)
-    except (GigaGANError, KeyboardInterrupt):  # told, or wanted
+    with claimed(run_dir) as claim:
+        claim()
+        check_config(cfg, run_dir, allow)
+        restore_or_init(state, run_dir, allow)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        claim()
+        attempts = Attempts(run_dir, state.nimg)
+        if state.dtype == torch.bfloat16 and (cure := dist.slow_bfloat16(device)):
+            log.warning("%s", cure)
+        if dist.rank() == 0:
+            write_whole(run_dir / "config.yaml", to_yaml(cfg).encode())
+        try:
+            with _stop_requested() as stop:
+                _run(state, dataset, encoder, features, run_dir, attempts, stop)
+        except (GigaGANError, KeyboardInterrupt):  # told, or wanted
+            attempts.ended()
+            raise
+        finally:
+            faulthandler.cancel_dump_traceback_later()
         attempts.ended()
-        raise
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-    attempts.ended()
     return stop.number
 
 
@@ -124,7 +131,8 @@ def _run(
             stream.close()
             stream = _open(state, dataset)
         elif verdict.tick and good:
-            row = stats.tick(state.nimg, _counts(stream, guard) | _examined(state, batch, features, batch_gpu))
+            counts = _counts(state, stream, guard, stats)
+            row = stats.tick(state.nimg, counts | _examined(state, batch, features, batch_gpu))
             known_alarms = _sound(alarms(row, state.nimg / 1000), known_alarms)
             ticks += 1
             if ticks % cfg.train.checkpoint_ticks == 0:
@@ -135,7 +143,7 @@ def _run(
 
     if stats.images(state.nimg):
         row = {}  # what is left over is too little to judge by
-        stats.tick(state.nimg, _counts(stream, guard))
+        stats.tick(state.nimg, _counts(state, stream, guard, stats))
     saver.save(state)
     saver.finish()
     dist.barrier()  # no rank leaves before the state is whole
@@ -162,8 +170,16 @@ def _examined(
     return examine(state, few) | term_gradients(state, few)
 
 
-def _counts(stream: Batches, guard: Guard) -> dict[str, float]:
-    return {"Progress/bad_samples": float(stream.bad.count), "Progress/skipped_steps": float(guard.skipped)}
+def _counts(state: TrainState, stream: Batches, guard: Guard, stats: Stats) -> dict[str, float]:
+    """What all ranks together came to."""
+    own = torch.tensor([stream.bad.count, stats.cpu_sec()], dtype=torch.float32, device=state.device)
+    dist.add_up([own])
+    bad, cpu_sec = own.tolist()
+    return {
+        "Progress/bad_samples": bad,
+        "Progress/skipped_steps": float(guard.skipped),
+        "Timing/cpu_sec_per_kimg": 1000 * cpu_sec / max(stats.images(state.nimg), 1),
+    }
 
 
 def _step(
@@ -182,6 +198,7 @@ def _step(
     # R1 every r1_interval steps, weighted up by the same factor (lazy regularization).
     r1 = state.weights.r1_gamma > 0 and state.step % state.cfg.loss.r1_interval == 0
     others = other_captions(state, batch.captions)
+    group = max(state.cfg.discriminator.minibatch_std, 1)
     alone = not state.cfg.train.shard_G  # ranks meet above and in `exchange`, and within a half only for G's shards
 
     def share(part: MicroBatch) -> float:  # of the whole batch; a rank's last part, or only one, may be below `size`
@@ -206,12 +223,12 @@ def _step(
 
     # Each half on its own: a half that is done isn't done again.
     if judging:
-        values, batch_gpu = _within_memory(judges, batch_gpu, alone=alone)
+        values, batch_gpu = _within_memory(judges, batch_gpu, group, alone=alone)
         optimizers = {"V" if network is state.V else "D": optimizer for network, optimizer in judging}
         verdict, broken = _apply(optimizers, values, [], stats, wishes)
         if not verdict.good:
             return verdict, broken, batch_gpu
-    values, batch_gpu = _within_memory(generator, batch_gpu, alone=alone)
+    values, batch_gpu = _within_memory(generator, batch_gpu, group, alone=alone)
     verdict, broken = _apply({"G": state.opt_G}, values, [state.mean_style], stats, wishes)
     if verdict.good:
         state.G.mapping.track(state.mean_style[None])
@@ -242,7 +259,7 @@ def _go_back(state: TrainState, run_dir: Path, saver: Saver) -> None:
     """To the last state; the pictures since then are passed over, and the rates are halved the first time."""
     saver.wait()
     dist.barrier()  # what the first rank saved is there for all
-    saved = checkpoint.latest_state(run_dir)
+    saved = latest_state_of_all(run_dir, state.device)
     assert saved is not None, "a run begins with a state"
     reached, rollbacks, halved = state.place, state.rollbacks, state.rate == 1.0
     dist.barrier()  # each has read it before the first rank saves again
@@ -261,23 +278,24 @@ def _go_back(state: TrainState, run_dir: Path, saver: Saver) -> None:
 
 def _sound(now: list[str], known: set[str]) -> set[str]:
     """Print the alarms that are new since the last tick; numbers in them don't make them new."""
-    kinds = {line.partition("(")[0].rstrip("0123456789.: "): line for line in now}
+    kinds = {re.sub(FIGURE, "", line): line for line in now}
     for kind, line in kinds.items():
         if kind not in known:
             log.warning("ALARM: %s", line)
     return set(kinds)
 
 
-def _within_memory(half: Callable[[int], Values], batch_gpu: int, *, alone: bool) -> tuple[Values, int]:
+def _within_memory(half: Callable[[int], Values], batch_gpu: int, group: int, *, alone: bool) -> tuple[Values, int]:
     """Half a step, its micro-batches halved until they fit; what it gave, and the size that did.
 
-    Not where ranks meet within the half (not `alone`): the others wouldn't begin again.
+    They stay multiples of `group`, which D looks at together. Not where ranks meet within the half (not `alone`): the
+    others wouldn't begin again.
     """
     while True:
         try:
             return half(batch_gpu), batch_gpu
         except RuntimeError as error:  # torch has no one class for this
-            if not (alone and _out_of_memory(error)) or batch_gpu < 4 or batch_gpu % 2:
+            if not (alone and _out_of_memory(error)) or batch_gpu < 4 or batch_gpu % (2 * group):
                 raise
             batch_gpu //= 2
             log.warning("memory ran out; train.batch_gpu is now %d (the same batch in smaller parts)", batch_gpu)

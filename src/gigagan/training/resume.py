@@ -5,9 +5,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from gigagan import checkpoint
+import torch
+
+from gigagan import checkpoint, dist
 from gigagan.config import RunConfig, UpsamplerConfig, load
-from gigagan.errors import ConfigError
+from gigagan.errors import CheckpointError, ConfigError
 from gigagan.training.probes import check_frozen
 from gigagan.training.state import TrainState, grow_from
 
@@ -43,7 +45,7 @@ def restore_or_init(state: TrainState, run_dir: Path, allow: Collection[str] = (
     Raises ConfigError where the data or a frozen network is another, CheckpointError where a state or model doesn't fit
     or is damaged.
     """
-    saved = checkpoint.latest_state(run_dir)
+    saved = latest_state_of_all(run_dir, state.device)
     if saved is not None:
         if state.data not in ("", saved.meta.get("data", state.data)) and "data" not in allow:
             raise ConfigError(
@@ -65,6 +67,24 @@ def restore_or_init(state: TrainState, run_dir: Path, allow: Collection[str] = (
             grow_from(state.D, dict(model.discriminator.state_dict()), what=state.cfg.init)
         state.notice = model.notice
         log.info("started from %s: %d of %d tensors of G", state.cfg.init, taken, len(state.G.state_dict()))
+
+
+def latest_state_of_all(run_dir: Path, device: torch.device) -> checkpoint.State | None:
+    """The newest whole state of a run, None where there is none yet.
+
+    Raises CheckpointError as `checkpoint.latest_state`, and where ranks don't find the same one: their weights would
+    differ from there on.
+    """
+    saved = checkpoint.latest_state(run_dir)
+    own = torch.tensor([saved.nimg if saved is not None else -1], device=device)
+    found = sorted(set(dist.gather(own).tolist()))
+    if len(found) > 1:
+        names = ", ".join("none" if nimg < 0 else f"step-{nimg:08d}" for nimg in found)
+        raise CheckpointError(
+            f"{run_dir}: processes find different training states ({names}); give a folder that all of them share, or "
+            "start again when its file system has caught up"
+        )
+    return saved
 
 
 def check_config(cfg: RunConfig, run_dir: Path, allow: Collection[str] = ()) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gigagan import dist
-from gigagan.errors import GigaGANError, MissingExtra
+from gigagan.errors import CheckpointError, GigaGANError, MissingExtra
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,8 @@ def spared(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         log.warning("%s: not written (%s); the run goes on without", path, error.strerror or error)
+    except CheckpointError as error:
+        log.warning("%s; the run goes on without", error)
 
 
 class Stats:
@@ -61,6 +63,10 @@ class Stats:
         self.values.clear()
         self.start(nimg)
 
+    def cpu_sec(self) -> float:
+        """This process's since the last tick."""
+        return time.process_time() - self.cpu_start
+
     def images(self, nimg: int) -> int:
         """Images since the last tick."""
         return nimg - self.tick_nimg
@@ -92,7 +98,6 @@ class Stats:
             "Timing/images_per_sec": images_per_sec,
             "Timing/waiting_for_data": self.waited_sec / seconds,
             "Timing/sec_per_kimg": 1000 * seconds / max(images, 1),
-            "Timing/cpu_sec_per_kimg": 1000 * (time.process_time() - self.cpu_start) / max(images, 1),
             **extra,
         }
         if self.writer is not None:

@@ -115,6 +115,14 @@ class Enlarger:
             check_prompts(request.prompt)
         self.text_encoder.encode([request.prompt])
 
+    def work(self, width: int, height: int, scale: int) -> int:
+        """Pixels that go into the passes, as Progress counts them."""
+        pixels, total = width * height, 0
+        for factor in self.passes(scale):
+            total += pixels
+            pixels *= factor**2
+        return total
+
     def passes(self, scale: int) -> list[int]:
         """Factors of the passes that make a scale, a power of two: the largest first."""
         if scale < 2 or scale & (scale - 1):

@@ -34,7 +34,7 @@ ALPHA_REACH = 8
 """Transparent places take their color from so many pixels around them."""
 STRIP_ROWS = 16
 """Of the picture that comes in: the larger one is made ready for its file so many at a time."""
-ORIENTATION, RESOLUTION_UNIT = 0x0112, 0x0128
+ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
