@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,19 @@ def test_only_a_model_directory_is_replaced(tiny_networks: Networks, saved: Path
     assert (saved / "notes.txt").read_text() == "keep me"
     assert not (saved / "discriminator").exists()
     assert torch.equal(load_model(saved).generator.mapping.w_avg, G.mapping.w_avg)
+
+
+def test_a_full_disk_leaves_the_model_that_was_there(tiny_networks: Networks, saved: Path) -> None:
+    before, (G, _) = model_hash(saved), tiny_networks(5)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limit[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"model: can't be saved \(.+\); it needs [\d,]+ bytes, "):
+            save_model(saved, G, HashedText(), provenance={})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert model_hash(saved) == before
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
 
 def test_a_name_is_the_model_of_that_name_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Saves that are cut off at any file operation: a model, a run's state, whole or not at all. And states themselves."""
 
+import errno
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -184,3 +185,18 @@ def test_a_run_doesnt_begin_anew_over_damaged_states(tmp_path: Path) -> None:
     (path / "G.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match="none of its 1 states is whole"):
         latest_state(tmp_path)
+
+
+def test_an_old_state_that_can_not_be_deleted_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def held(path: Path) -> None:
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+
+    save_state(tmp_path, 1, {"G": {"w": torch.ones(1)}}, {}, keep=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.shutil, "rmtree", held)  # a server keeps the files that somebody reads
+        save_state(tmp_path, 2, {"G": {"w": torch.ones(1)}}, {}, keep=1)
+    assert "an old state isn't deleted (Directory not empty)" in caplog.text
+    save_state(tmp_path, 3, {"G": {"w": torch.ones(1)}}, {}, keep=1)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]

@@ -8,6 +8,7 @@ import torch
 from torch import multiprocessing
 
 from gigagan import dist
+from gigagan.errors import ConfigError
 
 
 def gather_rows(rank: int, folder: str) -> None:
@@ -47,3 +48,11 @@ def test_bfloat16_is_measured_on_processors_alone(monkeypatch: pytest.MonkeyPatc
     told = "on this processor bfloat16 takes 40.0 times as long as float32; use train.dtype=float32"
     assert dist.slow_bfloat16(torch.device("cpu")) == told
     assert torch.get_num_threads() == threads
+
+
+def test_devices_that_are_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert dist.device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(ConfigError, match=r"device 'cuda:7' isn't on this machine; it has cuda:0 to cuda:1"):
+        dist.device("cuda:7")

@@ -1,6 +1,8 @@
 """`gigagan plan` and `gigagan doctor`: the memory model against tensors counted in real steps, and exact sums."""
 
+import importlib.metadata
 import json
+import re
 import weakref
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gigagan import config
-from gigagan.cli.doctor import doctor
+from gigagan.cli.doctor import EXTRAS, doctor
 from gigagan.cli.plan import plan as command
 from gigagan.cost import measure
 from gigagan.data.features import CaptionFeatures
@@ -174,3 +176,25 @@ def test_doctor_cures(monkeypatch: pytest.MonkeyPatch) -> None:
     found = dict((what, (text, fault)) for what, text, fault in [*module._versions(), *module._extras()])
     assert found["torch"] == ("2.5.1; run: pip install 'torch>=2.6'", "fatal")
     assert found["extra train"] == ("without grain, tensorboard; run: pip install 'open-gigagan[train]'", "optional")
+
+
+def test_doctor_knows_every_package_of_every_extra() -> None:
+    """By the metadata of the package, with the names that packages have and modules don't."""
+    modules = {"clean_fid": "cleanfid", "c2pa_python": "c2pa", "universal_pathlib": "upath"}
+    extras: dict[str, set[str]] = {}
+    for line in importlib.metadata.requires("open-gigagan") or ():
+        found = re.fullmatch(r"([\w-]+)(?:\[[\w,]+\])?[^;]*; extra == '(\w+)'", line)
+        if found and found[2] != "dev" and found[1] != "open-gigagan":
+            name = found[1].replace("-", "_")
+            extras.setdefault(found[2], set()).add(modules.get(name, name))
+    extras["scale"] -= extras["data"] | extras["serve"]  # which it includes
+    assert {extra: set(packages) for extra, packages in EXTRAS.items()} == extras
+
+
+def test_only_what_can_be_sharded_is_planned_so() -> None:
+    def rows(preset: str, gpus: int) -> set[str]:
+        cfg = config.load(preset)
+        return set(plan(cfg, gpus=gpus, gpu="h100", utilization=0.3, images=1, price=1, image_bytes=1).memory)
+
+    assert rows("tiny", 2) == {"ddp", "fsdp"}
+    assert rows("tiny", 1) == rows("tiny-up", 2) == {"ddp"}

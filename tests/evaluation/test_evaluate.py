@@ -1,5 +1,6 @@
 """The evaluator of a small world reads it, and its figures fall when pictures are exchanged."""
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -163,6 +164,67 @@ def test_own_data_without_styles_and_concepts(network: FeatureNetwork, painter: 
     assert not any(name.startswith(("style", "concept")) for name in names)
     assert any(name.startswith("Frechet distance, 10 against 10") for name in names)
     assert any(name.startswith("text to image") for name in names)
+
+
+def test_of_what_the_data_does_not_know_the_rest_is_measured(
+    world: World, network: FeatureNetwork, tmp_path: Path
+) -> None:
+    """A third of the pictures has no style, another third no concept."""
+    lacking = {0: "style", 1: "concept"}
+    samples = [
+        dataclasses.replace(one, meta={k: v for k, v in one.meta.items() if k != lacking.get(i % 3)})
+        for i, one in enumerate(world)
+    ]
+    evaluator = prepare(samples, "some", network, "random", HashedText(), cache=tmp_path)
+    seen = {p.concept for p in evaluator.real.pictures if p.split == "train"}
+    assert [c for c, known in zip(evaluator.real.concepts, evaluator.readers.concept_seen, strict=True) if known] == [
+        c for c in evaluator.real.concepts if c in seen
+    ]
+    requests = plan(evaluator.real, "train", 15)
+    figures = evaluate(_ideal(requests, samples), requests, evaluator, samples).figures
+    assert _value(figures, "style") >= 0.9
+    assert _value(figures, "concept R@5") >= 0.8
+
+
+@pytest.mark.parametrize("classes", [True, False])
+def test_pictures_of_classes_and_without_captions_are_measured(
+    network: FeatureNetwork, tmp_path: Path, painter: Painter, classes: bool
+) -> None:
+    """Few captions, each of many pictures, or the empty one of all."""
+    drawn = [
+        painter(style, shape, place)
+        for style in ("bold", "pale", "striped")
+        for shape in ("disc", "ring")
+        for place in ("left", "middle", "right")
+        for _ in range(2)
+    ]
+    samples = [
+        Sample(f"{i}", picture, (Caption(("disc", "ring")[i // 6 % 2] if classes else ""),), {})
+        for i, picture in enumerate(drawn)
+    ]
+    evaluator = prepare(samples, "own", network, "random", HashedText(), cache=tmp_path)
+    splits = Counter(p.split for p in evaluator.real.pictures)
+    assert splits == {"train": 32, "held_out": 4}
+    requests = plan(evaluator.real, "train", 100)
+    main = [r for r in requests if r.role == "main"]
+    assert len(main) == 16
+    assert len({r.item for r in main}) == 16
+    if classes:
+        assert {r.text for r in main[:2]} == {"disc", "ring"}, "every caption before one comes again"
+    found = _by_name(evaluate([samples[r.item].image for r in requests], requests, evaluator, samples).figures)
+    assert found["Frechet distance, 16 against 16 real"].real is not None
+    assert [name for name in found if name.startswith("text to image R@1")] == ["text to image R@1 of 2"] * classes
+
+
+def test_real_pictures_are_ranked_among_as_many_or_not_at_all(evaluator: Evaluator, world: World) -> None:
+    """Among the few that are held out each would be found more easily."""
+    held_out = len(evaluator.real.indices("test_pair"))
+    for num in (held_out, 15):
+        requests = plan(evaluator.real, "train", num)
+        count = sum(r.role == "main" for r in requests)
+        found = _by_name(evaluate(_ideal(requests, world), requests, evaluator, world).figures)
+        assert (found[f"text to image R@1 of {count}"].real is None) == (count > held_out) == (num == 15)
+        assert found["style read correctly"].real is not None
 
 
 def test_too_few_pictures_is_said(world: World, network: FeatureNetwork, tmp_path: Path) -> None:

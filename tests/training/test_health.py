@@ -110,11 +110,19 @@ def test_gradient_norm_is_the_length_of_the_gradient() -> None:
 
 
 def test_alarms_are_printed_when_they_are_new(caplog: pytest.LogCaptureFixture) -> None:
-    known = loop._sound(["4x4 is dead (spread 0.01)", "text by 0.002"], set())
-    known = loop._sound(["4x4 is dead (spread 0.02)"], known)
-    assert [record.message for record in caplog.records] == ["ALARM: 4x4 is dead (spread 0.01)", "ALARM: text by 0.002"]
-    loop._sound(["text by 0.001"], known)
-    assert len(caplog.records) == 3
+    def tick(**figures: float) -> dict[str, float]:
+        levels = {"Health/G/spread/4x4": 0.001, "Health/G/spread/8x8": 0.5}
+        names = {"gap": "Health/match_gap", "r1": "Loss/D/r1", "level": "Health/G/spread/8x8"}
+        return levels | {names[name]: value for name, value in figures.items()}
+
+    known: set[str] = set()
+    for row in (tick(gap=0.002, r1=2e6), tick(gap=-0.0011, r1=3.5e7), tick(gap=0.001), tick(gap=0.5, level=0.002)):
+        known = loop._sound(health.alarms(row, 100), known)
+    told = [record.message for record in caplog.records]
+    assert len(told) == 4
+    assert [line.split()[1] for line in told] == ["4x4", "D", "D's", "8x8"]
+    loop._sound(health.alarms(tick(gap=0.002), 100), known)  # it was well in between
+    assert len(caplog.records) == 5
 
 
 def test_a_run_writes_them(tmp_path: Path) -> None:

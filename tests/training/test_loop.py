@@ -1,7 +1,9 @@
 """A run as a user sees it: it trains, logs, saves, goes on where it stopped, and says what is wrong."""
 
+import fcntl
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -9,15 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
-from gigagan import checkpoint, config
+from gigagan import checkpoint, config, dist
+from gigagan.data.dataset import open_dataset
 from gigagan.errors import CheckpointError, ConfigError, DataError, GigaGANError
-from gigagan.training import loop
+from gigagan.training import claim, loop
+from gigagan.training.grids import _spread
 from gigagan.training.loop import train
 from gigagan.training.micro_batches import MicroBatch
-from gigagan.training.resume import check_config
+from gigagan.training.resume import check_config, latest_state_of_all
 from gigagan.training.state import TrainState
 from gigagan.training.stats import Stats
 from gigagan.training.steps import discriminator_step, generator_step
+from tests import ranks
 
 CPU = torch.device("cpu")
 SHORT = ("train.batch=8", "train.batch_gpu=8", "train.kimg_per_tick=0.1", "train.max_sec_per_tick=1000")
@@ -131,6 +136,80 @@ def test_the_best_model_stays_until_a_better_one_comes(
     told = warned()
     assert len(told) == 1
     assert told[0].startswith("train.best_by: a tick has no number Loss/G/ad; near it: Loss/G/adv")
+
+
+def test_a_snapshot_that_can_not_be_written_costs_the_snapshot_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.txt").write_text("somebody's")
+    with pytest.raises(CheckpointError, match="exists and is no model directory"):  # the run's end says it
+        run(tmp_path, "train.total_kimg=0.2", "train.snapshot_ticks=1")
+    state = checkpoint.latest_state(tmp_path)
+    assert state is not None
+    assert state.nimg == 200
+    assert "give a new one; the run goes on without" in caplog.text
+    assert not (tmp_path / "attempts.txt").exists()
+
+
+def test_two_processes_never_train_in_one_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, "train.total_kimg=0.008")
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    monkeypatch.setattr(claim, "PATIENCE_SEC", 0.2)
+    other = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(GigaGANError, match="another process trains there"):
+        run(tmp_path, "train.total_kimg=0.016")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+    os.close(other)  # as when it ends
+    run(tmp_path, "train.total_kimg=0.016")
+
+
+def different_states(folder: str) -> str:
+    try:
+        latest_state_of_all(Path(folder) / str(dist.rank()), CPU)
+    except CheckpointError as error:
+        return str(error)
+    return ""
+
+
+def test_ranks_that_find_different_states_end(tmp_path: Path) -> None:
+    """As behind a file server that lags, or on machines that share no folder."""
+    for rank, steps in enumerate(((8, 16), (8,))):
+        for nimg in steps:
+            checkpoint.save_state(tmp_path / str(rank), nimg, {"G": {"w": torch.ones(1)}}, {}, keep=2)
+    told = ranks.run(2, different_states, str(tmp_path))
+    assert all("processes find different training states (step-00000008, step-00000016)" in one for one in told)
+    checkpoint.save_state(tmp_path / "1", 16, {"G": {"w": torch.ones(1)}}, {}, keep=2)
+    assert ranks.run(2, different_states, str(tmp_path)) == ["", ""]
+
+
+def test_the_grid_of_a_set_with_damaged_pictures(tmp_path: Path) -> None:
+    lines = []
+    for k in range(41):
+        Image.new("RGB", (16, 16), (6 * k, 0, 0)).save(tmp_path / f"{k:02d}.png")
+        lines.append(json.dumps({"file_name": f"{k:02d}.png", "text": f"red {k}"}))
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    for k in (0, 5, 6, 7, 8, 9):  # the first, and a whole stretch of five
+        (tmp_path / f"{k:02d}.png").write_bytes(b"damaged")
+    dataset = open_dataset(tmp_path, resolution=16)
+    assert [sample.captions[0].text for sample in _spread(dataset)] == [f"red {k}" for k in (1, 10, 15, 20, 25, 30, 35)]
+    for path in tmp_path.glob("*.png"):
+        path.write_bytes(b"damaged")
+    with pytest.raises(DataError, match="none of its pictures can be read"):
+        _spread(dataset)
+
+
+def test_micro_batches_stay_whole_groups() -> None:
+    sizes: list[int] = []
+
+    def hungry(size: int) -> loop.Values:
+        sizes.append(size)
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        loop._within_memory(hungry, 16, 4, alone=True)
+    assert sizes == [16, 8, 4]
 
 
 def test_smaller_micro_batches_draw_the_same_pictures(tmp_path: Path) -> None:

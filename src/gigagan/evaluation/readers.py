@@ -48,7 +48,7 @@ class Trunk(nn.Module):
 
     def standardize(self, x: Float[Tensor, "N K"]) -> None:
         """Take mean and deviation from these features; a channel that hardly moves isn't blown up."""
-        deviation = x.std(dim=0)
+        deviation = x.std(dim=0) if len(x) > 1 else torch.zeros_like(x[0])
         self.mean.copy_(x.mean(dim=0))
         self.scale.copy_(1 / (deviation + 0.1 * deviation.mean() + 1e-6))
 
