@@ -20,8 +20,10 @@ import httpx
 import pytest
 from PIL import Image
 
+from gigagan.serving import gate as gate_module
 from gigagan.serving.api_error import ApiError
 from gigagan.serving.batcher import Batcher, Job
+from gigagan.serving.gate import Gate
 from gigagan.serving.limits import Limits
 from gigagan.serving.metrics import Metrics
 from gigagan.serving.supervisor import Worker, WorkerGone
@@ -110,8 +112,11 @@ class Quick:
         self.free = asyncio.Event()
         self.free.set()
 
+    seconds = 0.0
+
     async def draw(self, items: Sequence[Item | Upscale]) -> list[Answer]:
         await self.free.wait()
+        await asyncio.sleep(self.seconds)
         return [Answer([(4, bytes(48))]) for _ in items]
 
     def stop(self) -> None:
@@ -126,13 +131,13 @@ class Quick:
 
 
 @contextlib.asynccontextmanager
-async def batching(queue: int) -> AsyncIterator[tuple[Batcher, Quick]]:
+async def batching(queue: int, **limits: float) -> AsyncIterator[tuple[Batcher, Quick]]:
     place = Quick()
 
     async def start() -> Quick:
         return place
 
-    batcher = Batcher(start, Limits(queue=queue), Metrics())
+    batcher = Batcher(start, Limits(queue=queue, **limits), Metrics())
     task = asyncio.create_task(batcher.run())
     while not batcher.ready:
         await asyncio.sleep(0)
@@ -165,6 +170,89 @@ def test_what_is_drawn_and_not_yet_answered_has_a_bound() -> None:
                 await submit(batcher, 1)
             await asyncio.sleep(0.6)
             await submit(batcher, 4)
+
+    asyncio.run(run())
+
+
+def test_what_could_not_begin_in_time_is_refused_at_once() -> None:
+    async def run() -> None:
+        async with batching(64, queue_sec=1.0) as (batcher, place):
+            place.seconds = 0.2  # a batch, of two
+            end = asyncio.get_running_loop().time() + 60
+            for _ in range(2):
+                jobs = batcher.submit([Item("", seed, 0.7, (4,)) for seed in range(4)], end)
+                await asyncio.gather(*(job.answer for job in jobs))
+                batcher.release(jobs)
+            with pytest.raises(ApiError, match="to begin the last picture; ask for fewer or try again") as caught:
+                batcher.submit([Item("", seed, 0.7, (4,)) for seed in range(40)], end)
+            assert caught.value.status == 429
+            assert batcher.waiting == 0
+            jobs = batcher.submit([Item("", seed, 0.7, (4,)) for seed in range(8)], end)
+            assert len(await asyncio.gather(*(job.answer for job in jobs))) == 8
+
+    asyncio.run(run())
+
+
+def test_a_picture_waits_for_an_upscale_longer_than_for_pictures() -> None:
+    async def run() -> None:
+        async with batching(4, queue_sec=0.3) as (batcher, place):
+            end = asyncio.get_running_loop().time() + 60
+            for first, outcome in (
+                (Item("", 0, 0.7, (4,)), "queue_timeout"),
+                (Upscale(b"", "", 0, 2, 0, True, 1.0), ""),
+            ):
+                place.free.clear()
+                jobs = batcher.submit([first], end)
+                await asyncio.sleep(0.02)
+                waiting = batcher.submit([Item("", 1, 0.7, (4,))], end)
+                await asyncio.sleep(0.7)
+                place.free.set()
+                try:
+                    await waiting[0].answer
+                    code = ""
+                except ApiError as error:
+                    code = error.code
+                assert code == outcome
+                batcher.release([*jobs, *waiting])
+
+    asyncio.run(run())
+
+
+def test_answers_that_nobody_reads_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_module, "MAX_UNREAD_BYTES", 1000)
+
+    async def answers(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(600)})
+
+    async def run() -> None:
+        gate = Gate(answers, hosts=(), keys=("k",), routes=(), limits=Limits(per_key=3), metrics=Metrics())
+        was_read = asyncio.Event()
+
+        async def ask() -> int:
+            sent = []
+
+            async def send(message: Any) -> None:
+                if sent and sent[-1].get("body"):
+                    await was_read.wait()  # as uvicorn does, before it takes more
+                sent.append(message)
+
+            scope = {"type": "http", "method": "GET", "path": "/v1/models", "query_string": b""}
+            await gate(scope | {"headers": [(b"authorization", b"Bearer k")]}, None, send)
+            assert b"".join(message.get("body", b"") for message in sent)
+            assert not sent[-1].get("more_body")
+            return int(sent[0]["status"])
+
+        reading = [asyncio.create_task(ask()) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        assert (gate.active, gate.unread) == (2, 1200)
+        refused = asyncio.create_task(ask())
+        await asyncio.sleep(0.01)
+        assert gate.unread > 1200, "the refusal too is unread"
+        was_read.set()
+        assert await refused == 429
+        assert await asyncio.gather(*reading) == [200, 200]
+        assert await ask() == 200
 
     asyncio.run(run())
 

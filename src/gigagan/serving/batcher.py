@@ -101,6 +101,8 @@ class Batcher:
         self._hindrance = hindrance
         self._accepted: dict[AnyJob, asyncio.TimerHandle] = {}
         """Until their request is over, with what ends it at the latest."""
+        self._waits: dict[AnyJob, asyncio.TimerHandle] = {}
+        """Until they have an answer, with what looks whether they wait too long."""
         self._queue: deque[AnyJob] = deque()
         self._running: set[AnyJob] = set()
         self._arrived = asyncio.Event()
@@ -154,37 +156,30 @@ class Batcher:
                 self._accepted.pop(job).cancel()
 
     def _time(self, job: AnyJob, end: float) -> None:
-        """Refuse it where it still waits after its time in the queue, or isn't released at the end of its request.
-
-        What others' upscales take isn't its time.
-        """
-        loop = asyncio.get_running_loop()
-        begins = loop.time() + self._limits.queue_sec
-        alone_sec = self._alone.seconds()
-        timer: asyncio.TimerHandle
-
-        def look() -> None:
-            nonlocal timer
-            if job in self._running:
-                return
-            latest = begins + self._alone.seconds() - alone_sec
-            if latest > loop.time() + 0.01:
-                timer = loop.call_at(latest, look)
-            else:
-                job.fail(ApiError(503, "queue_timeout", "no picture was begun in time; try again", retry_ms=RETRY_MS))
+        """Refuse it where it still waits after its time in the queue, or isn't released at the end of its request."""
 
         def is_over() -> None:
             job.fail(late())
             self.release([job])
 
         def leave(_: object) -> None:
-            timer.cancel()
+            self._waits.pop(job).cancel()
             with contextlib.suppress(ValueError):  # it was taken
                 self._queue.remove(job)
 
-        timer = loop.call_at(begins, look)
+        loop = asyncio.get_running_loop()
+        self._look_later(job, loop.time() + self._limits.queue_sec - self._alone.seconds())
         self._accepted[job] = loop.call_at(end, is_over)
         job.answer.add_done_callback(leave)
+
+    def _look_later(self, job: AnyJob, patience: float) -> None:
+        """Refuse it where it still waits at `patience` and what upscales took, which isn't its time."""
+        loop = asyncio.get_running_loop()
+        latest = patience + self._alone.seconds()
+        if latest > loop.time():
+            self._waits[job] = loop.call_at(latest, self._look_later, job, patience)
+        elif job not in self._running:
+            job.fail(ApiError(503, "queue_timeout", "no picture was begun in time; try again", retry_ms=RETRY_MS))
 
     def check_open(self) -> None:
         """Raises ApiError while nothing is accepted."""
