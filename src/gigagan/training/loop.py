@@ -5,7 +5,6 @@ import logging
 import re
 import signal
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -116,9 +115,8 @@ def _run(
         faulthandler.dump_traceback_later(cfg.train.max_sec_per_step, exit=True, file=2)  # to stderr itself
         attempts.begins(state.nimg)
         saver.check()
-        asked = time.monotonic()
-        batch = next(stream)
-        stats.waited_sec += time.monotonic() - asked
+        with stats.waiting():
+            batch = next(stream)
         due = stats.tick_ended(state.nimg + cfg.train.batch, cfg.train.kimg_per_tick, cfg.train.max_sec_per_tick)
         verdict, broken, batch_gpu = _step(state, batch, features, stats, batch_gpu, Wishes(stop.is_set(), due))
         good = verdict.good and state.update_ema()
@@ -131,8 +129,9 @@ def _run(
             stream.close()
             stream = _open(state, dataset)
         elif verdict.tick and good:
-            counts = _counts(state, stream, guard, stats)
-            row = stats.tick(state.nimg, counts | _examined(state, batch, features, batch_gpu))
+            row = stats.tick(
+                state.nimg, _counts(state, stream, guard, stats) | _examined(state, batch, features, batch_gpu)
+            )
             known_alarms = _sound(alarms(row, state.nimg / 1000), known_alarms)
             ticks += 1
             if ticks % cfg.train.checkpoint_ticks == 0:

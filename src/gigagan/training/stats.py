@@ -58,6 +58,13 @@ class Stats:
         self.waited_sec = 0.0
         self.tick_start, self.cpu_start = time.monotonic(), time.process_time()
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Inside, the run waits for data."""
+        asked = time.monotonic()
+        yield
+        self.waited_sec += time.monotonic() - asked
+
     def forget(self, nimg: int) -> None:
         """The run went back: a new tick begins here, without what was added."""
         self.values.clear()
