@@ -108,8 +108,7 @@ def _run(
         saver.save(state)
         saver.finish()
     stats.start(state.nimg)
-    batch_gpu, ticks, known_alarms, stopping = cfg.train.batch_gpu, 0, set[str](), False
-    row: dict[str, float] = {}
+    batch_gpu, ticks, known_alarms, stopping, row = cfg.train.batch_gpu, 0, set[str](), False, dict[str, float]()
 
     while state.nimg < cfg.train.total_kimg * 1000 and not stopping:
         faulthandler.dump_traceback_later(cfg.train.max_sec_per_step, exit=True, file=2)  # to stderr itself
