@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import shutil
 import struct
 import tarfile
 import zlib
@@ -138,13 +139,16 @@ def test_splits(emoji_set: Path, pictures: list[Picture], shard_set: Callable[..
 
 
 def test_splits_of_shards_without_a_manifest_need_an_index(pictures: list[Picture], tmp_path: Path) -> None:
-    samples = [
-        (key, png, {"text": text, "split": "test" if i < 4 else "train"}) for i, (key, png, text) in enumerate(pictures)
-    ]
-    write_shards(samples, tmp_path, split="", first=0)
-    assert len(open_dataset(tmp_path)) == 12
+    for name in ("train", "test"):
+        (tmp_path / name).mkdir()
+        samples = [(key, content, {"text": text, "split": name}) for key, content, text in pictures]
+        write_shards(samples[:6], tmp_path / name, split="", first=0)
+        write_shards(samples[6:], tmp_path / name, split="", first=1)
+    assert len(open_dataset(tmp_path / "train", split="train")) == 12
+    shutil.copyfile(tmp_path / "test" / "000001.tar", tmp_path / "train" / "000002.tar")
+    assert len(open_dataset(tmp_path / "train")) == 18
     with pytest.raises(DataError, match=r"its samples name splits \(test\), which an index tells apart"):
-        open_dataset(tmp_path, split="train")
+        open_dataset(tmp_path / "train", split="train")
 
 
 def test_lines_are_counted_as_an_editor_does(

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -66,6 +68,23 @@ def test_an_index_of_another_set_is_refused(tmp_path: Path) -> None:
         (folder / "metadata.jsonl").write_text("\n".join(changed))
         with pytest.raises(DataError, match=r"isn't the set that was indexed; index the set again"):
             open_dataset(tmp_path / "set.index", split="train")
+
+
+def test_an_index_of_rewritten_parquet_is_refused(tmp_path: Path) -> None:
+    """As many rows in another order have the same names."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    columns = {
+        "image": [(tmp_path / "one.png").read_bytes()] * 6,
+        "text": list("abcdef"),
+        "split": ["test"] * 2 + [""] * 4,
+    }
+    pq.write_table(pa.table(columns), tmp_path / "set.parquet")
+    call("index", str(tmp_path / "set.parquet"), "--out", str(tmp_path / "set.index"))
+    dataset = open_dataset(tmp_path / "set.index", split="train")
+    assert [dataset[k].captions[0].text for k in range(len(dataset))] == list("cdef")
+    pq.write_table(pa.table({name: values[::-1] for name, values in columns.items()}), tmp_path / "set.parquet")
+    with pytest.raises(DataError, match="isn't the set that was indexed"):
+        open_dataset(tmp_path / "set.index", split="train")
 
 
 def test_where_nothing_can_be_written_is_told_first(indexed: Path, tmp_path: Path) -> None:

@@ -174,21 +174,36 @@ def test_what_is_drawn_and_not_yet_answered_has_a_bound() -> None:
     asyncio.run(run())
 
 
+def pictures(count: int) -> list[Item]:
+    return [Item("", seed, 0.7, (4,)) for seed in range(count)]
+
+
 def test_what_could_not_begin_in_time_is_refused_at_once() -> None:
     async def run() -> None:
-        async with batching(64, queue_sec=1.0) as (batcher, place):
-            place.seconds = 0.2  # a batch, of two
+        async with batching(128, queue_sec=3.0) as (batcher, place):
+            place.seconds = 0.1  # a batch, of two
             end = asyncio.get_running_loop().time() + 60
-            for _ in range(2):
-                jobs = batcher.submit([Item("", seed, 0.7, (4,)) for seed in range(4)], end)
-                await asyncio.gather(*(job.answer for job in jobs))
-                batcher.release(jobs)
+            batcher._batch_sec = 10.0  # as after a batch that hung for a while
+            jobs = batcher.submit(pictures(4), end)  # an idle server tries all the same
             with pytest.raises(ApiError, match="to begin the last picture; ask for fewer or try again") as caught:
-                batcher.submit([Item("", seed, 0.7, (4,)) for seed in range(40)], end)
+                batcher.submit(pictures(4), end)
             assert caught.value.status == 429
-            assert batcher.waiting == 0
-            jobs = batcher.submit([Item("", seed, 0.7, (4,)) for seed in range(8)], end)
-            assert len(await asyncio.gather(*(job.answer for job in jobs))) == 8
+            await asyncio.gather(*(job.answer for job in jobs))
+            batcher.release(jobs)
+            batcher._batch_sec = 0.1
+            jobs = batcher.submit(pictures(4), end)
+            with pytest.raises(ApiError):
+                batcher.submit(pictures(100), end)
+            assert batcher.waiting == 4
+            jobs += batcher.submit(pictures(8), end)
+            assert len(await asyncio.gather(*(job.answer for job in jobs))) == 12
+            batcher.release(jobs)
+            place.seconds = 0.8  # a loop of 16 frames is eight batches
+            for _ in range(3):
+                jobs = batcher.submit([Item("", 0, 0.7, (4,), 16)], end)
+                await jobs[0].answer
+                batcher.release(jobs)
+            assert batcher._batch_sec < 0.3
 
     asyncio.run(run())
 

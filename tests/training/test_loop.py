@@ -1,10 +1,10 @@
 """A run as a user sees it: it trains, logs, saves, goes on where it stopped, and says what is wrong."""
 
-import fcntl
 import json
 import logging
-import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -152,16 +152,26 @@ def test_a_snapshot_that_can_not_be_written_costs_the_snapshot_alone(
     assert not (tmp_path / "attempts.txt").exists()
 
 
-def test_two_processes_never_train_in_one_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+HOLDS = """
+import fcntl, os, sys
+file = os.open(sys.argv[1], os.O_RDWR)
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_processes_never_train_in_one_directory(tmp_path: Path) -> None:
     run(tmp_path, "train.total_kimg=0.008")
     before = sorted(path.name for path in tmp_path.rglob("*"))
-    monkeypatch.setattr(claim, "PATIENCE_SEC", 0.2)
-    other = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(other, fcntl.LOCK_EX)
-    with pytest.raises(GigaGANError, match="another process trains there"):
-        run(tmp_path, "train.total_kimg=0.016")
-    assert sorted(path.name for path in tmp_path.rglob("*")) == before
-    os.close(other)  # as when it ends
+    command = [sys.executable, "-c", HOLDS, str(tmp_path / claim.NAME)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(GigaGANError, match="another process trains there"):
+            run(tmp_path, "train.total_kimg=0.016")
+        assert sorted(path.name for path in tmp_path.rglob("*")) == before
+        other.kill()
     run(tmp_path, "train.total_kimg=0.016")
 
 

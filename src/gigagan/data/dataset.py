@@ -35,6 +35,7 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 # 64 megapixels: above any camera in common use; a bomb of 1-bit pixels is refused before it is decoded.
 MAX_PIXELS = 64 * 2**20
 MAX_BAD_SHARDS = 0.01
+SHARDS_LOOKED_AT = 32
 
 __all__ = ["Caption", "CaptionedImages", "Sample", "open_dataset", "packaged_pictures"]
 
@@ -252,19 +253,21 @@ def _open_shards(path: Path, tars: list[Path], split: str) -> tuple[Source, list
     bad = [Fault(shard.path.name, shard.broken) for shard in shards if shard.broken]
     samples = [fault for shard in shards for fault in shard.faults]
     source = TarSource(shards)
-    if split and manifest is None and len(source):
-        _check_unsplit(path, source)
+    if split and manifest is None:
+        _check_unsplit(path, source, split)
     return source, bad, samples, len(shards), splits
 
 
-def _check_unsplit(path: Path, source: TarSource) -> None:
-    """Without a manifest all shards are one split. Raises DataError where the first sample says otherwise."""
-    try:
-        named = split_named(source.read(0).meta)
-    except DataError:
-        return
-    if named:
-        raise DataError(
-            f"{path}: its samples name splits ({named}), which an index tells apart; make one with `gigagan data index "
-            f"{path} --out NAME.index` and give that"
-        )
+def _check_unsplit(path: Path, source: TarSource, split: str) -> None:
+    """Without a manifest all shards are of the split asked for. Raises DataError where first samples say otherwise."""
+    first = list(source.first[:-1])
+    for row in first[:: -(-len(first) // SHARDS_LOOKED_AT)] if len(source) else ():
+        try:
+            named = split_named(source.read(int(row)).meta)
+        except (DataError, IndexError):  # a shard without samples
+            continue
+        if named not in ("", split):
+            raise DataError(
+                f"{path}: its samples name splits ({named}), which an index tells apart; make one with `gigagan data "
+                f"index {path} --out NAME.index` and give that"
+            )

@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from gigagan.config import FilterConfig
 from gigagan.data.places import place, size_of
-from gigagan.data.sources import Record, Source, filled, split_named
-from gigagan.data.tar_source import TarSource, read_sample
+from gigagan.data.sources import ParquetSource, Record, Source, filled, split_named
+from gigagan.data.tar_source import TarSource, fingerprint_of, read_sample
 from gigagan.data.tensor_files import save_tensors
 from gigagan.errors import DataError
 
@@ -65,7 +65,7 @@ def write_index(source: Source, base: Path, out: Path, *, progress: bool = False
         columns |= _tar_columns(source, np.array(rows, np.int64))
     else:
         columns["row"] = np.array(rows, np.int64)
-        about["keys"] = _hash_of_keys(source)
+        about["order"] = _hash_of_order(source)
     tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
     save_tensors(out, tensors, {FORMAT: json.dumps(about)})
     return len(rows)
@@ -90,11 +90,16 @@ def _looked_at(source: Source) -> Iterator[tuple[int, tuple[tuple[int, int], int
             yield from pool.map(one, range(start, min(start + 1024, len(source))))
 
 
-def _hash_of_keys(source: Source) -> str:
-    """Of every sample's name, in order: numbers of samples mean what they meant while this is the same."""
-    return hashlib.sha256(
-        "\0".join(source.key(row) for row in range(len(source))).encode(errors="surrogatepass")
-    ).hexdigest()
+def _hash_of_order(source: Source) -> str:
+    """Of every sample's name in order, of parquet the files: numbers mean what they meant while this is the same."""
+    if isinstance(source, ParquetSource):
+        names = (f"{path.name} {fingerprint_of(path)}" for path in source.files)
+    else:
+        names = (source.key(row) for row in range(len(source)))
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(name.encode(errors="surrogatepass") + b"\0")
+    return digest.hexdigest()
 
 
 def _columns(facts: list[tuple[int, int, int]]) -> list[np.ndarray]:
@@ -123,8 +128,9 @@ class IndexedSource:
         self.splits = {name for name in self.about["splits"] if name}
         self.num_shards = len(self.about["shards"])
         self.base = None if self.num_shards else open_base(self.about["base"])
-        if self.base is not None and _hash_of_keys(self.base) != self.about.get("keys"):
-            raise DataError(f"{path}: {self.about['base']} isn't the set that was indexed; index the set again")
+        if self.base is not None and _hash_of_order(self.base) != self.about.get("order"):
+            told = "isn't the set that was indexed" if "order" in self.about else "was indexed by an earlier version"
+            raise DataError(f"{path}: {self.about['base']} {told}; index the set again")
         self.rows: np.ndarray | None = None
         """Samples that are shown, where these aren't all."""
         if split and split in self.splits:

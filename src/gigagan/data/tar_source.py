@@ -44,15 +44,15 @@ class ShardIndex:
 def index_shard(path: Path) -> ShardIndex:
     """The index of a shard: from the file beside it where that still fits, else from the shard, and then written."""
     try:
-        fingerprint = _fingerprint(path)
+        fingerprint = fingerprint_of(path)
     except OSError as error:
         return ShardIndex(path, [], np.zeros((0, 5), np.int64), [], error.strerror or str(error))
     beside = path.with_name(f"{path.name}.index.json")
     return _read_index(path, beside, fingerprint) or _scan_and_write(path, beside, fingerprint)
 
 
-def _fingerprint(path: Path) -> str:
-    """Size and a hash of both ends: a shard that was exchanged isn't read with the old index."""
+def fingerprint_of(path: Path) -> str:
+    """Size of a file and a hash of both ends: one that was exchanged isn't read with the old index."""
     size = size_of(path)
     head, tail = read_bytes(path, 0, min(size, 65536)), read_bytes(path, max(0, size - 65536), min(size, 65536))
     return f"{size}-{hashlib.sha256(head + tail).hexdigest()[:32]}"

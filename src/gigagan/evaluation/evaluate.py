@@ -68,8 +68,8 @@ class Measured:
 def plan(real: RealSet, split: str, num: int, *, seed: int = 0) -> list[Request]:
     """Canonical captions of a split, `num` in all and as many of each style, drawn by the seed; picture i has seed i.
 
-    A caption comes as often as pictures have it, but not again while there are others. At most half of the training
-    split, the rest being what they are compared with. Raises DataError for no such split.
+    A caption comes as often as pictures have it, but of a style not again while there are others. At most half of the
+    training split, the rest being what they are compared with. Raises DataError for no such split.
     """
     by_style: dict[str, list[int]] = defaultdict(list)
     shown: Counter[str] = Counter()
@@ -146,10 +146,9 @@ def _readings(evaluator: Evaluator, drawn: Features, items: Sequence[int], besid
         figures += _share(f"concept R@{k} of {len(real.concepts)}", value, of_real, k / len(real.concepts))
     told_apart = [_told_apart(real, *pair) for pair in both]
     count = len(told_apart[0][1])
-    if count > 1:
-        scores = [caption_scores(evaluator, *pair) for pair in told_apart]
-        if len(scores[1]) != count:
-            scores.pop()  # among fewer they would be found more easily
+    if count > 1:  # real pictures are ranked among as many: among fewer they would be found more easily
+        ranked = [(x[:count], those[:count]) for x, those in told_apart if len(those) >= count]
+        scores = [caption_scores(evaluator, *pair) for pair in ranked]
         for direction, turned in (("text to image", [s.T for s in scores]), ("image to text", scores)):
             for k in (1, 5):
                 value, of_real = [*(recall_at(k, s, torch.arange(count)) for s in turned), None][:2]
@@ -305,7 +304,9 @@ def _beside(real: RealSet, items: Sequence[int], seed: int) -> list[int]:
     """As many real pictures, which the readers never saw: the items themselves where they are such."""
     if real.pictures[items[0]].split not in ("train", ""):
         return list(items)
-    return _shuffled(real.indices(real.held_out_split), seed)[: len(items)]
+    shuffled = _shuffled(real.indices(real.held_out_split), seed)
+    first = {real.pictures[i].caption: i for i in reversed(shuffled)}
+    return sorted(shuffled, key=lambda i: first[real.pictures[i].caption] != i)[: len(items)]  # new captions first
 
 
 def _shuffled(items: Iterable[int], seed: int) -> list[int]:

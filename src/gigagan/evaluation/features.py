@@ -29,7 +29,7 @@ LEVELS = 6
 """Of each color channel in the palette."""
 NAME = f"EfficientNet-Lite1 (ImageNet), pooled 1280, pictures at {SIDE} px by antialiased bilinear"
 PERCEPTUAL_NAME = f"EfficientNet-Lite1 maps at strides 2 to 32, unit length over channels, pictures at {SIDE} px"
-FEATURES_VERSION = 2
+FEATURES_VERSION = 3
 """Raised with every change here that moves a number; cached features of another version aren't read."""
 
 

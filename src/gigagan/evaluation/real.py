@@ -30,6 +30,8 @@ COPIES = 2
 """Damaged copies of each training picture that the readers also learn from."""
 HELD_OUT_SHARE = 0.1
 """Of data without splits, so much is kept from the readers, to judge them on."""
+CLASS_PICTURES = 10
+"""Where a caption has so many pictures, captions are classes (or there are none)."""
 
 
 @runtime_checkable
@@ -194,7 +196,7 @@ def _with_splits(pictures: list[Picture]) -> list[Picture]:
     splits = filled([p.split for p in pictures])
     if any(splits):
         return [dataclasses.replace(p, split=split) for p, split in zip(pictures, splits, strict=True)]
-    few = 2 * len({p.caption for p in pictures}) <= len(pictures)  # classes, or none
+    few = CLASS_PICTURES * len({p.caption for p in pictures}) <= len(pictures)
     names = [p.key if few else p.caption for p in pictures]
     ranked = sorted(set(names), key=lambda text: hashlib.sha256(text.encode(errors="surrogatepass")).digest())
     held_out = set(ranked[: max(1, round(HELD_OUT_SHARE * len(ranked)))])

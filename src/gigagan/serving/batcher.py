@@ -18,6 +18,8 @@ from gigagan.serving.wire import Answer, Facts, Item, Upscale
 BACKOFF_SEC = (0, 0.5, 1, 2, 5)
 """Before a worker is started again after so many that died without a picture."""
 FIRST_GUESS_SEC = 0.1  # of a batch, until one was drawn
+LOOK_SEC = 0.05
+"""Nobody looks sooner again whether a job waits too long."""
 RETRY_MS = 1000
 ItemT = TypeVar("ItemT", Item, Upscale)
 log = logging.getLogger(__name__)
@@ -41,32 +43,20 @@ AnyJob: TypeAlias = Job[Item] | Job[Upscale]
 
 
 class Stopwatch:
-    """Time in which at least one of some works was under way."""
+    """Seconds in which it ran."""
 
     def __init__(self) -> None:
         self._before = 0.0
-        self._count = 0
-        self._since = 0.0
+        self._since: float | None = None
 
     def seconds(self) -> float:
         """Up to now."""
-        return self._before + (time.monotonic() - self._since if self._count else 0.0)
+        return self._before + (0.0 if self._since is None else time.monotonic() - self._since)
 
-    @contextlib.contextmanager
-    def running(self, counts: bool) -> Iterator[None]:
-        """Inside, one is under way if it `counts`."""
-        if not counts:
-            yield
-            return
-        if not self._count:
-            self._since = time.monotonic()
-        self._count += 1
-        try:
-            yield
-        finally:
-            self._count -= 1
-            if not self._count:
-                self._before += time.monotonic() - self._since
+    def run(self, on: bool) -> None:
+        """From now on it runs, or rests."""
+        self._before = self.seconds()
+        self._since = time.monotonic() if on else None
 
 
 def late() -> ApiError:
@@ -108,7 +98,8 @@ class Batcher:
         self._arrived = asyncio.Event()
         self._batch_sec = FIRST_GUESS_SEC
         self._alone = Stopwatch()
-        """How long workers were at upscales and long loops, which nothing else waits for."""
+        """How long all workers were at upscales, which is nobody's time in the queue."""
+        self._upscaling = 0
 
     @property
     def ready(self) -> bool:
@@ -134,9 +125,10 @@ class Batcher:
         if waiting + new > self._limits.queue or unanswered + new > most:
             retry_ms = max(50, round(1000 * self._batch_sec * max(1, waiting / self.facts.batch / self._fed / 2)))
             raise ApiError(429, "queue_full", "the server is busy: its queue is full; try again", retry_ms=retry_ms)
-        before = sum(job.item.frames for job in self._queue if not job.item.alone) + new - self.facts.batch
-        begins_sec = self._batch_sec * max(before, 0) / self.facts.batch / self._fed
-        if begins_sec > self._limits.queue_sec:  # accepted, it would be refused after all that time
+        before = sum(job.item.frames for job in self._queue if not job.item.alone) + new - items[-1].frames
+        begins_sec = self._batch_sec * before / self.facts.batch / self._fed
+        # Accepted, it would be refused after all that time. An idle server tries, or the estimate could never fall.
+        if begins_sec > self._limits.queue_sec and (self._queue or self._running) and not items[0].alone:
             message = f"the server would take {begins_sec:.0f} s to begin the last picture; ask for fewer or try again"
             raise ApiError(
                 429, "queue_full", message, retry_ms=round(1000 * (begins_sec - self._limits.queue_sec)) + 50
@@ -168,16 +160,17 @@ class Batcher:
                 self._queue.remove(job)
 
         loop = asyncio.get_running_loop()
-        self._look_later(job, loop.time() + self._limits.queue_sec - self._alone.seconds())
+        patience = loop.time() + self._limits.queue_sec
+        self._look_later(job, patience if job.item.alone else patience - self._alone.seconds())
         self._accepted[job] = loop.call_at(end, is_over)
         job.answer.add_done_callback(leave)
 
     def _look_later(self, job: AnyJob, patience: float) -> None:
-        """Refuse it where it still waits at `patience` and what upscales took, which isn't its time."""
+        """Refuse it where it still waits at `patience` and, for a picture, what upscales took, which isn't its time."""
         loop = asyncio.get_running_loop()
-        latest = patience + self._alone.seconds()
+        latest = patience + (0.0 if job.item.alone else self._alone.seconds())
         if latest > loop.time():
-            self._waits[job] = loop.call_at(latest, self._look_later, job, patience)
+            self._waits[job] = loop.call_at(max(latest, loop.time() + LOOK_SEC), self._look_later, job, patience)
         elif job not in self._running:
             job.fail(ApiError(503, "queue_timeout", "no picture was begun in time; try again", retry_ms=RETRY_MS))
 
@@ -262,6 +255,18 @@ class Batcher:
     def _count(self, change: int) -> None:
         self._fed += change
         self._metrics.ready.set(self.ready)
+        self._alone.run(self._upscaling >= self._fed > 0)
+
+    @contextlib.contextmanager
+    def _at_upscale(self, upscale: bool) -> Iterator[None]:
+        """Inside, a worker is at an upscale, or isn't."""
+        self._upscaling += upscale
+        self._alone.run(self._upscaling >= self._fed > 0)
+        try:
+            yield
+        finally:
+            self._upscaling -= upscale
+            self._alone.run(self._upscaling >= self._fed > 0)
 
     def _take(self, size: int) -> list[AnyJob]:
         """The next jobs that are still wanted, as many as are drawn at once; a long loop and an upscale come alone."""
@@ -282,12 +287,13 @@ class Batcher:
         started = time.monotonic()
         first = jobs[0]
         limit = self._limits.upscale_sec if first.item.alone else self._limits.draw_sec
-        with _told_to_stop(worker, first), self._alone.running(first.item.alone):
+        with _told_to_stop(worker, first), self._at_upscale(first.item.alone):
             async with asyncio.timeout(limit):
                 answers = await worker.draw([job.item for job in jobs])
         seconds = time.monotonic() - started
         if not first.item.alone:
-            self._batch_sec += 0.2 * (seconds - self._batch_sec)
+            batches = -(-sum(job.item.frames for job in jobs) // worker.facts.batch)  # of a long loop, several
+            self._batch_sec += 0.2 * (seconds / batches - self._batch_sec)
         self._metrics.batch.observe(sum(job.item.frames for job in jobs))
         self._metrics.draw_sec.observe(seconds)
         for job, answer in zip(jobs, answers, strict=True):

@@ -69,7 +69,7 @@ class Server(uvicorn.Server):
             await asyncio.sleep(POLL_SEC)
 
     def _unsent(self) -> bool:
-        """Whether a client is still reading an answer; its request has ended once all is in the buffer."""
+        """Whether a client is still reading an answer to what was no request, which is none of the gate's."""
         return any(isinstance(one, Protocol) and one.unsent for one in self.server_state.connections)
 
     def _stopped(self, error: BaseException | None) -> None:

@@ -22,6 +22,8 @@ from gigagan.training.degrade import reduced
 
 SEEDS = (0, 1, 2, 3)
 ROWS = 8
+TRIES = 32
+"""Pictures that can't be read, one after the other, until a row is left out."""
 SampleGrid = Callable[[Generator | Upsampler], Image.Image]
 
 
@@ -78,7 +80,7 @@ def _spread(dataset: CaptionedImages) -> list[Sample]:
     """At most ROWS samples from all over the set. Raises DataError where none can be read."""
     count = len(dataset)
     step = max(count // ROWS, 1)
-    stretches = [range(first, min(first + step, count)) for first in range(0, count, step)][:ROWS]
+    stretches = [range(first, min(first + step, count))[:TRIES] for first in range(0, count, step)][:ROWS]
     found = [sample for stretch in stretches for _, sample in islice(usable(dataset, stretch), 1)]
     if not found:
         raise DataError(f"{dataset.path}: none of its pictures can be read; run `gigagan data check` on it")

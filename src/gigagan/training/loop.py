@@ -67,7 +67,7 @@ def train(cfg: RunConfig, run_dir: Path, *, device: torch.device, allow: Collect
         cfg, feature_dim=encoder.feature_dim, device=device, image_network=image_network, contrast=contrast
     )
     state.data, state.frozen = dataset.fingerprint(), probe_frozen(encoder, image_network, contrast, device)
-    with claimed(run_dir) as claim:
+    with claimed(run_dir) as claim, Saver(run_dir, cfg.train) as saver:
         claim()
         check_config(cfg, run_dir, allow)
         restore_or_init(state, run_dir, allow)
@@ -80,7 +80,7 @@ def train(cfg: RunConfig, run_dir: Path, *, device: torch.device, allow: Collect
             write_whole(run_dir / "config.yaml", to_yaml(cfg).encode())
         try:
             with _stop_requested() as stop:
-                _run(state, dataset, encoder, features, run_dir, attempts, stop)
+                _run(state, dataset, encoder, features, run_dir, attempts, saver, stop)
         except (GigaGANError, KeyboardInterrupt):  # told, or wanted
             attempts.ended()
             raise
@@ -97,13 +97,13 @@ def _run(
     features: CaptionFeatures[TextFeatures],
     run_dir: Path,
     attempts: Attempts,
+    saver: Saver,
     stop: "_Stop",
 ) -> None:
     """The steps, and what comes after each."""
     cfg = state.cfg
     snapshots = Snapshots(run_dir, state, encoder, sample_grid(cfg, dataset, encoder))
-    stream = _open(state, dataset)
-    saver, guard, stats = Saver(run_dir, cfg.train), Guard(run_dir), Stats(run_dir, total_kimg=cfg.train.total_kimg)
+    stream, guard, stats = _open(state, dataset), Guard(run_dir), Stats(run_dir, total_kimg=cfg.train.total_kimg)
     if state.nimg == 0:  # there is always a state to go back to, and a disk that can't be written shows now
         saver.save(state)
         saver.finish()

@@ -28,6 +28,14 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """What is in flight ends first, however the run ends."""
+        if self._thread is not None:
+            self._thread.join()
+
     def save(self, state: TrainState) -> None:
         """Begin a save of the state as it is now; waits for the one before. Every rank calls it."""
         self.wait()

@@ -116,11 +116,11 @@ class Enlarger:
         self.text_encoder.encode([request.prompt])
 
     def work(self, width: int, height: int, scale: int) -> int:
-        """Pixels that go into the passes, as Progress counts them."""
-        pixels, total = width * height, 0
+        """Pixels that go into the passes, as Progress counts them: with those that fill up the sides."""
+        total = 0
         for factor in self.passes(scale):
-            total += pixels
-            pixels *= factor**2
+            total += _multiple(width, STRIDE) * _multiple(height, STRIDE)
+            width, height = width * factor, height * factor
         return total
 
     def passes(self, scale: int) -> list[int]:
