@@ -257,6 +257,9 @@ class TrainConfig(Section):
     """Spread the weights of G and its average over the ranks (FSDP2), for a G that outgrows a device."""
     recompute: bool = False
     """Compute activations of G's levels and D's stages again in the backward pass; less memory, a third more work."""
+    distill_mapping_kimg: NonNegative = 0.0
+    """When M is taught by itself that z tells the style where a caption names none (minutes), and held from then on;
+    0 = never. Needs data.style_by_seed."""
     freeze_D: int = Field(0, ge=0)
     """Discriminator stages kept as they are, from the finest (fine-tuning on few pictures)."""
     max_sec_per_step: Positive = 1800.0
@@ -360,11 +363,14 @@ class RunConfig(Section):
                 raise ValueError("data.restyled_prob needs layers finer than 4 px, but there are none; set it to 0")
             if self.loss.style_weight and self.vision.network == "clip":
                 raise ValueError("loss.style_weight reads styles by heads on lite0; set vision.network=lite0")
+            if self.train.distill_mapping_kimg and (not self.data.style_by_seed or self.train.shard_G):
+                raise ValueError("train.distill_mapping_kimg needs data.style_by_seed, and a G in one piece (shard_G)")
             if self.data.style_by_seed and G.z_dim < 9:
                 raise ValueError(f"data.style_by_seed needs nine numbers in z, but generator.z_dim is {G.z_dim}")
             return
-        if self.data.restyled_prob or self.data.style_by_seed or self.loss.style_weight:
-            keys = "data.restyled_prob, style_by_seed and loss.style_weight"
+        styles = self.data.restyled_prob, self.data.style_by_seed, self.loss.style_weight
+        if any(styles) or self.train.distill_mapping_kimg:
+            keys = "data.restyled_prob, style_by_seed, loss.style_weight and train.distill_mapping_kimg"
             raise ValueError(f"{keys} are for base models, but this is an upsampler; leave them out")
         if crop and (crop & (crop - 1) or not G.factor * 2**UPSAMPLER_DOWNS <= crop <= G.resolution):
             raise ValueError(

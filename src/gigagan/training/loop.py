@@ -23,6 +23,7 @@ from gigagan.models.frozen import TextEncoder, TextFeatures, build_text_encoder
 from gigagan.training.attempts import Attempts
 from gigagan.training.claim import claimed
 from gigagan.training.contrast import build_critics
+from gigagan.training.distill_mapping import distill_mapping
 from gigagan.training.grids import sample_grid
 from gigagan.training.guard import Guard, Verdict, Wishes, exchange
 from gigagan.training.health import PICTURES, alarms, examine
@@ -114,8 +115,8 @@ def _run(
         faulthandler.dump_traceback_later(cfg.train.max_sec_per_step, exit=True, file=2)  # to stderr itself
         attempts.begins(state.nimg)
         saver.check()
-        with stats.waiting():
-            batch = next(stream)
+        distill_mapping(state, dataset, features, stop.is_set)
+        batch = stats.waited_for(stream)
         due = stats.tick_ended(state.nimg + cfg.train.batch, cfg.train.kimg_per_tick, cfg.train.max_sec_per_tick)
         verdict, broken, batch_gpu = _step(state, batch, features, stats, batch_gpu, Wishes(stop.is_set(), due))
         good = verdict.good and state.update_ema()
@@ -304,7 +305,7 @@ def _set_learning_rate(state: TrainState) -> None:
     for optimizer, cfg in [(state.opt_G, state.cfg.optim_G), *judges]:
         lr = value_at(cfg.lr, (state.nimg + state.cfg.train.batch) / 1000) * state.rate
         for group in optimizer.param_groups:
-            group["lr"] = lr * group["factor"]
+            group["lr"] = 0.0 if state.taught and group["mapping"] else lr * group["factor"]
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

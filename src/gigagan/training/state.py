@@ -49,6 +49,8 @@ class TrainState:
         """What its frozen networks say of a fixed input (`probes`)."""
         self.notice = ""
         """Credits of the model that it began from."""
+        self.taught = False
+        """Whether M has learned by itself that z tells styles, and is held (`distill_mapping`)."""
         self.rate = 1.0
         """Factor on every learning rate; halved once where losses weren't finite (`guard`)."""
         self.G = build_generator(cfg.generator, feature_dim=feature_dim).to(device)
@@ -137,7 +139,7 @@ class TrainState:
 
     def numbers(self) -> dict[str, Any]:
         """What besides `nimg`, the tensors and the configuration is the state."""
-        names = ("passed_over", "rate", "rollbacks", "data", "frozen", "notice")
+        names = ("passed_over", "rate", "rollbacks", "data", "frozen", "notice", "taught")
         return {name: getattr(self, name) for name in names}
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
@@ -163,6 +165,7 @@ class TrainState:
         self.rate = float((numbers or {}).get("rate", 1.0))
         self.rollbacks = [float(kimg) for kimg in (numbers or {}).get("rollbacks", ())]
         self.notice = str((numbers or {}).get("notice", ""))
+        self.taught = bool((numbers or {}).get("taught", False))
 
     def _networks(self) -> dict[str, nn.Module]:
         networks: dict[str, nn.Module] = {"G": self.G, "D": self.D, "G_ema": self.G_ema}
@@ -197,14 +200,15 @@ def _lazy(loss: LossConfig) -> float:
 
 
 def build_optimizer(network: nn.Module, cfg: OptimizerConfig, *, lazy: float) -> torch.optim.AdamW:
-    """AdamW over a network's parameters in four groups: attention or not, learned text layers or not (paper 6).
+    """AdamW over a network's parameters in groups: attention or not, learned text layers or not (paper 6).
 
-    Sharded ones have groups of their own.
+    M's, and sharded ones, have groups of their own.
     """
-    groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, bool, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            kind = ("attention" in name, name.startswith("text."), is_sharded(parameter))
+            is_mapping = name.startswith("mapping.")
+            kind = ("attention" in name, name.startswith("text."), is_mapping, is_sharded(parameter))
             groups.setdefault(kind, []).append(parameter)
     return torch.optim.AdamW(
         [
@@ -212,9 +216,10 @@ def build_optimizer(network: nn.Module, cfg: OptimizerConfig, *, lazy: float) ->
                 "params": parameters,
                 "lr": value_at(cfg.lr, 0.0) * lazy * (cfg.text_lr_multiplier if is_text else 1.0),
                 "factor": lazy * (cfg.text_lr_multiplier if is_text else 1.0),
+                "mapping": is_mapping,
                 "weight_decay": cfg.attention_weight_decay if is_attention else cfg.weight_decay,
             }
-            for (is_attention, is_text, _), parameters in groups.items()
+            for (is_attention, is_text, is_mapping, _), parameters in groups.items()
         ],
         betas=(float(cfg.beta1**lazy) if cfg.beta1 else 0.0, float(cfg.beta2**lazy)),
         fused=True,

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from gigagan import dist
 from gigagan.errors import CheckpointError, GigaGANError, MissingExtra
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -58,12 +60,12 @@ class Stats:
         self.waited_sec = 0.0
         self.tick_start, self.cpu_start = time.monotonic(), time.process_time()
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Inside, the run waits for data."""
+    def waited_for(self, stream: Iterator[T]) -> T:
+        """Its next."""
         asked = time.monotonic()
-        yield
+        batch = next(stream)
         self.waited_sec += time.monotonic() - asked
+        return batch
 
     def forget(self, nimg: int) -> None:
         """The run went back: a new tick begins here, without what was added."""
