@@ -18,8 +18,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from gigagan import checkpoint, commit
+from gigagan import checkpoint
 from gigagan.checkpoint import latest_state, save_state
+from gigagan.data import tensor_files
 from gigagan.errors import CheckpointError
 from gigagan.training import saving
 from gigagan.training.saving import Saver
@@ -119,7 +120,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, number: int) -> Iterator[None]:
     """The disk answers the number-th of its calls with EIO."""
     calls = 0
     with monkeypatch.context() as patch:
-        for module, name in [(os, "fsync"), (os, "rename"), (commit, "save_file"), (os, "mkdir")]:
+        for module, name in [(os, "fsync"), (os, "rename"), (tensor_files, "save_file"), (os, "mkdir")]:
             real = getattr(module, name)
 
             def failing(*args: object, real: object = real, **kwargs: object) -> object:

@@ -67,6 +67,7 @@ def distill_mapping(
     kimg = state.cfg.train.distill_mapping_kimg
     if not kimg or state.taught or state.nimg < 1000 * kimg:
         return
+    log.info("at %.3f kimg M is taught by itself, for some minutes", state.nimg / 1000)
     lessons = read_lessons(dataset)
     assert isinstance(state.G_ema, Generator)
     teacher = state.G_ema.mapping
