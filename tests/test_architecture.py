@@ -19,10 +19,11 @@ MAX_FUNCTION_LINES = 60
 TAGS = ("Paper:", "Unstated:", "Deviation:")
 
 ONLY_IN = {
-    r"\.backward\(": ["training/steps.py", "evaluation/fit.py", "editing/project.py"],
+    r"\.backward\(": ["training/steps.py", "training/distill_mapping.py", "evaluation/fit.py", "editing/project.py"],
     r"\b(optimizer|opt_\w|optim_\w)\.step\(|\.zero_grad\(": [
         "training/loop.py",
         "training/state.py",
+        "training/distill_mapping.py",
         "evaluation/fit.py",
         "editing/project.py",
     ],

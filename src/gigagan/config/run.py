@@ -353,6 +353,8 @@ class RunConfig(Section):
     def _check_kind(self) -> None:
         """That the data suits the kind of network, and what is cut out of pictures can be."""
         G, crop, window = self.generator, self.data.crop, self.discriminator.window
+        if self.train.distill_mapping_kimg and (not self.data.style_by_seed or self.train.shard_G):
+            raise ValueError("train.distill_mapping_kimg needs data.style_by_seed, and a G in one piece (shard_G)")
         if isinstance(G, GeneratorConfig):
             if crop or window or self.degrade != DegradeConfig():
                 raise ValueError(
@@ -363,14 +365,11 @@ class RunConfig(Section):
                 raise ValueError("data.restyled_prob needs layers finer than 4 px, but there are none; set it to 0")
             if self.loss.style_weight and self.vision.network == "clip":
                 raise ValueError("loss.style_weight reads styles by heads on lite0; set vision.network=lite0")
-            if self.train.distill_mapping_kimg and (not self.data.style_by_seed or self.train.shard_G):
-                raise ValueError("train.distill_mapping_kimg needs data.style_by_seed, and a G in one piece (shard_G)")
             if self.data.style_by_seed and G.z_dim < 9:
                 raise ValueError(f"data.style_by_seed needs nine numbers in z, but generator.z_dim is {G.z_dim}")
             return
-        styles = self.data.restyled_prob, self.data.style_by_seed, self.loss.style_weight
-        if any(styles) or self.train.distill_mapping_kimg:
-            keys = "data.restyled_prob, style_by_seed, loss.style_weight and train.distill_mapping_kimg"
+        if self.data.restyled_prob or self.data.style_by_seed or self.loss.style_weight:
+            keys = "data.restyled_prob, style_by_seed and loss.style_weight"
             raise ValueError(f"{keys} are for base models, but this is an upsampler; leave them out")
         if crop and (crop & (crop - 1) or not G.factor * 2**UPSAMPLER_DOWNS <= crop <= G.resolution):
             raise ValueError(

@@ -63,10 +63,8 @@ class TrainState:
         _freeze_stages(self.D, cfg.train.freeze_D)
         self.opt_G = build_optimizer(self.G, cfg.optim_G, lazy=1.0)
         self.opt_D = build_optimizer(self.D, cfg.optim_D, lazy=_lazy(cfg.loss))
-        self.judges: list[tuple[nn.Module, torch.optim.AdamW]] = []
+        self.judges: list[tuple[nn.Module, torch.optim.AdamW]] = [(self.D, self.opt_D)] if cfg.loss.adv_weight else []
         """What learns in D's half of a step, at some time of the run."""
-        if cfg.loss.adv_weight:
-            self.judges.append((self.D, self.opt_D))
         self.V: VisionAidedDiscriminator | None = None
         if cfg.loss.vision_weight:
             assert image_network is not None
