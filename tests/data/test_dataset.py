@@ -3,7 +3,6 @@
 import io
 import json
 import pickle
-import shutil
 import struct
 import tarfile
 import zlib
@@ -17,9 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from gigagan.data.check import check
 from gigagan.data.dataset import CaptionedImages, decode, open_dataset, packaged_pictures
-from gigagan.data.shards import write_shards
 from gigagan.data.sources import ParquetSource
 from gigagan.data.tar_source import index_shard
 from gigagan.errors import DataError
@@ -99,56 +96,6 @@ def test_img2dataset_shards(tmp_path: Path) -> None:
     ]
     raw_tar(tmp_path / "00000.tar", members)
     assert [text for _, text in everything(open_dataset(tmp_path))] == ["a dot", "two dots"]
-
-
-def test_splits(emoji_set: Path, pictures: list[Picture], shard_set: Callable[..., Path], tmp_path: Path) -> None:
-    total = len(open_dataset(emoji_set))
-    splits = json.loads((emoji_set / "manifest.json").read_text())["splits"]
-    for name, count in splits.items():
-        if count:
-            dataset = open_dataset(emoji_set, split=name)
-            assert len(dataset) == count
-            assert {dataset[i].meta["split"] for i in range(count)} == {name}
-    assert sum(splits.values()) == total
-    with pytest.raises(DataError, match="has no split 'tset'; it has"):
-        open_dataset(emoji_set, split="tset")
-    plain = shard_set(pictures)
-    assert len(open_dataset(plain, split="train")) == 12
-    with pytest.raises(DataError, match="has no splits"):
-        open_dataset(plain, split="test_pair")
-    folder = as_folder(pictures, tmp_path / "folder")
-    lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
-    marked = [json.dumps(line | {"split": "test" if i < 4 else "train"}) for i, line in enumerate(lines)]
-    (folder / "metadata.jsonl").write_text("\n".join(marked))
-    assert (len(open_dataset(folder, split="test")), len(open_dataset(folder, split="train"))) == (4, 8)
-    # Where some lines name a split, the others are train.
-    marked = [json.dumps(line | ({"split": "test"} if i < 4 else {})) for i, line in enumerate(lines)]
-    (folder / "metadata.jsonl").write_text("\n".join(marked))
-    assert (len(open_dataset(folder, split="test")), len(open_dataset(folder, split="train"))) == (4, 8)
-    assert check(folder, progress=False).splits == {"test": 4, "train": 8}
-    table = pa.table(
-        {
-            "image": [content for _, content, _ in pictures],
-            "text": [text for _, _, text in pictures],
-            "split": ["test"] * 4 + [None] * 8,
-        }
-    )
-    pq.write_table(table, tmp_path / "some.parquet")
-    some = tmp_path / "some.parquet"
-    assert (len(open_dataset(some, split="test")), len(open_dataset(some, split="train"))) == (4, 8)
-
-
-def test_splits_of_shards_without_a_manifest_need_an_index(pictures: list[Picture], tmp_path: Path) -> None:
-    for name in ("train", "test"):
-        (tmp_path / name).mkdir()
-        samples = [(key, content, {"text": text, "split": name}) for key, content, text in pictures]
-        write_shards(samples[:6], tmp_path / name, split="", first=0)
-        write_shards(samples[6:], tmp_path / name, split="", first=1)
-    assert len(open_dataset(tmp_path / "train", split="train")) == 12
-    shutil.copyfile(tmp_path / "test" / "000001.tar", tmp_path / "train" / "000002.tar")
-    assert len(open_dataset(tmp_path / "train")) == 18
-    with pytest.raises(DataError, match=r"its samples name splits \(test\), which an index tells apart"):
-        open_dataset(tmp_path / "train", split="train")
 
 
 def test_lines_are_counted_as_an_editor_does(

@@ -3,26 +3,21 @@
 import json
 import logging
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from gigagan import checkpoint, config, dist
-from gigagan.data.dataset import open_dataset
+from gigagan import checkpoint, config
 from gigagan.errors import CheckpointError, ConfigError, DataError, GigaGANError
-from gigagan.training import claim, loop
-from gigagan.training.grids import _spread
+from gigagan.training import loop
 from gigagan.training.loop import train
 from gigagan.training.micro_batches import MicroBatch
-from gigagan.training.resume import check_config, latest_state_of_all
+from gigagan.training.resume import check_config
 from gigagan.training.state import TrainState
 from gigagan.training.stats import Stats
 from gigagan.training.steps import discriminator_step, generator_step
-from tests import ranks
 
 CPU = torch.device("cpu")
 SHORT = ("train.batch=8", "train.batch_gpu=8", "train.kimg_per_tick=0.1", "train.max_sec_per_tick=1000")
@@ -150,64 +145,6 @@ def test_a_snapshot_that_can_not_be_written_costs_the_snapshot_alone(
     assert state.nimg == 200
     assert "give a new one; the run goes on without" in caplog.text
     assert not (tmp_path / "attempts.txt").exists()
-
-
-HOLDS = """
-import fcntl, os, sys
-file = os.open(sys.argv[1], os.O_RDWR)
-fcntl.lockf(file, fcntl.LOCK_EX)
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
-def test_two_processes_never_train_in_one_directory(tmp_path: Path) -> None:
-    run(tmp_path, "train.total_kimg=0.008")
-    before = sorted(path.name for path in tmp_path.rglob("*"))
-    command = [sys.executable, "-c", HOLDS, str(tmp_path / claim.NAME)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"held\n"
-        with pytest.raises(GigaGANError, match="another process trains there"):
-            run(tmp_path, "train.total_kimg=0.016")
-        assert sorted(path.name for path in tmp_path.rglob("*")) == before
-        other.kill()
-    run(tmp_path, "train.total_kimg=0.016")
-
-
-def different_states(folder: str) -> str:
-    try:
-        latest_state_of_all(Path(folder) / str(dist.rank()), CPU)
-    except CheckpointError as error:
-        return str(error)
-    return ""
-
-
-def test_ranks_that_find_different_states_end(tmp_path: Path) -> None:
-    """As behind a file server that lags, or on machines that share no folder."""
-    for rank, steps in enumerate(((8, 16), (8,))):
-        for nimg in steps:
-            checkpoint.save_state(tmp_path / str(rank), nimg, {"G": {"w": torch.ones(1)}}, {}, keep=2)
-    told = ranks.run(2, different_states, str(tmp_path))
-    assert all("processes find different training states (step-00000008, step-00000016)" in one for one in told)
-    checkpoint.save_state(tmp_path / "1", 16, {"G": {"w": torch.ones(1)}}, {}, keep=2)
-    assert ranks.run(2, different_states, str(tmp_path)) == ["", ""]
-
-
-def test_the_grid_of_a_set_with_damaged_pictures(tmp_path: Path) -> None:
-    lines = []
-    for k in range(41):
-        Image.new("RGB", (16, 16), (6 * k, 0, 0)).save(tmp_path / f"{k:02d}.png")
-        lines.append(json.dumps({"file_name": f"{k:02d}.png", "text": f"red {k}"}))
-    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
-    for k in (0, 5, 6, 7, 8, 9):  # the first, and a whole stretch of five
-        (tmp_path / f"{k:02d}.png").write_bytes(b"damaged")
-    dataset = open_dataset(tmp_path, resolution=16)
-    assert [sample.captions[0].text for sample in _spread(dataset)] == [f"red {k}" for k in (1, 10, 15, 20, 25, 30, 35)]
-    for path in tmp_path.glob("*.png"):
-        path.write_bytes(b"damaged")
-    with pytest.raises(DataError, match="none of its pictures can be read"):
-        _spread(dataset)
 
 
 def test_micro_batches_stay_whole_groups() -> None:

@@ -17,9 +17,9 @@ class ClassFolderSource:
     def __init__(self, folder: Path) -> None:
         """Raises DataError for one class alone, and for pictures beside the folders of classes."""
         self.folder = folder
-        inside = entries(folder)
-        loose = [entry for entry in inside if _is_picture(entry)]
-        by_class = {entry.name: _pictures(entry) for entry in inside if not _is_picture(entry)}
+        inside = {entry: _is_picture(entry) for entry in entries(folder)}
+        loose = [entry for entry, is_picture in inside.items() if is_picture]
+        by_class = {entry.name: _pictures(entry) for entry, is_picture in inside.items() if not is_picture}
         self.classes = tuple(name for name, files in by_class.items() if files)
         if self.classes and loose:
             raise DataError(

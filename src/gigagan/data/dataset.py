@@ -260,11 +260,11 @@ def _open_shards(path: Path, tars: list[Path], split: str) -> tuple[Source, list
 
 def _check_unsplit(path: Path, source: TarSource, split: str) -> None:
     """Without a manifest all shards are of the split asked for. Raises DataError where first samples say otherwise."""
-    first = list(source.first[:-1])
-    for row in first[:: -(-len(first) // SHARDS_LOOKED_AT)] if len(source) else ():
+    first = sorted({int(row) for row in source.first if row < len(source)})
+    for row in first[:: -(-len(first) // SHARDS_LOOKED_AT) or 1]:
         try:
-            named = split_named(source.read(int(row)).meta)
-        except (DataError, IndexError):  # a shard without samples
+            named = split_named(source.read(row).meta)
+        except DataError:
             continue
         if named not in ("", split):
             raise DataError(

@@ -170,7 +170,7 @@ def _is_whole(folder: Path) -> bool:
         expected = json.loads((folder / "config.json").read_text(encoding="utf-8"))["sha256"]
         with (folder / "model.safetensors").open("rb") as file:
             return bool(hashlib.file_digest(file, "sha256").hexdigest() == expected)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 

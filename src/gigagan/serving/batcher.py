@@ -255,18 +255,20 @@ class Batcher:
     def _count(self, change: int) -> None:
         self._fed += change
         self._metrics.ready.set(self.ready)
+        self._count_upscales(0)
+
+    def _count_upscales(self, change: int) -> None:
+        self._upscaling += change
         self._alone.run(self._upscaling >= self._fed > 0)
 
     @contextlib.contextmanager
     def _at_upscale(self, upscale: bool) -> Iterator[None]:
         """Inside, a worker is at an upscale, or isn't."""
-        self._upscaling += upscale
-        self._alone.run(self._upscaling >= self._fed > 0)
+        self._count_upscales(upscale)
         try:
             yield
         finally:
-            self._upscaling -= upscale
-            self._alone.run(self._upscaling >= self._fed > 0)
+            self._count_upscales(-upscale)
 
     def _take(self, size: int) -> list[AnyJob]:
         """The next jobs that are still wanted, as many as are drawn at once; a long loop and an upscale come alone."""

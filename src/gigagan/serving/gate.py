@@ -79,6 +79,9 @@ class Gate:
     async def _serve(self, scope: Message, receive: Receive, answer: "_Answer") -> None:
         try:
             key = self._admit(scope)
+            if _asks(scope) and self.unread > MAX_UNREAD_BYTES:
+                message = "the server is busy: its clients have yet to read their answers; try again"
+                raise ApiError(429, "queue_full", message, retry_ms=RETRY_MS)
             self._by_key[key] += 1
             try:
                 await self.app(scope, receive, answer.send)
@@ -102,9 +105,7 @@ class Gate:
             raise ApiError(421, "wrong_host", "this server goes by another name; use its address as it printed it")
         if not self.keys and (page := _foreign_page(scope)):
             raise ApiError(403, "foreign_origin", f"the page {page[:80]!r} may not use this server; a program may")
-        asks = scope["path"].startswith("/v1/")
         if not self.keys or scope["path"] == OPEN:
-            self._check_unread(asks)
             return b""
         kind, _, given = headers.get(b"authorization", b"").partition(b" ")
         # Every key is compared, and each in constant time.
@@ -112,16 +113,15 @@ class Gate:
         if kind.lower() != b"bearer" or not known:
             ask = {"www-authenticate": "Bearer"}
             raise ApiError(401, "invalid_api_key", "no valid key came; send Authorization: Bearer KEY", headers=ask)
-        self._check_unread(asks)
-        if asks and self._by_key[known[0]] >= self.limits.per_key:
+        if _asks(scope) and self._by_key[known[0]] >= self.limits.per_key:
             message = f"this key has {self.limits.per_key} requests running, the most it may; wait for one"
             raise ApiError(429, "concurrency_limit", message, retry_ms=RETRY_MS)
         return known[0]
 
-    def _check_unread(self, asks: bool) -> None:
-        if asks and self.unread > MAX_UNREAD_BYTES:
-            message = "the server is busy: its clients have yet to read their answers; try again"
-            raise ApiError(429, "queue_full", message, retry_ms=RETRY_MS)
+
+def _asks(scope: Message) -> bool:
+    """Whether it is for the model, not for how the server fares."""
+    return str(scope["path"]).startswith("/v1/")
 
 
 def head_too_large() -> ApiError:

@@ -69,11 +69,11 @@ def train(cfg: RunConfig, run_dir: Path, *, device: torch.device, allow: Collect
     )
     state.data, state.frozen = dataset.fingerprint(), probe_frozen(encoder, image_network, contrast, device)
     with claimed(run_dir) as claim, Saver(run_dir, cfg.train) as saver:
-        claim()
+        claim()  # one that is there
         check_config(cfg, run_dir, allow)
         restore_or_init(state, run_dir, allow)
         run_dir.mkdir(parents=True, exist_ok=True)
-        claim()
+        claim()  # a new one
         attempts = Attempts(run_dir, state.nimg)
         if state.dtype == torch.bfloat16 and (cure := dist.slow_bfloat16(device)):
             log.warning("%s", cure)
