@@ -1,12 +1,15 @@
-"""One training step of the paper's base model, at its full size: losses and peak memory.
+"""Training steps of the paper's base model, at its full size: losses and peak memory.
 
-    python benchmarks/paper_step.py
+    python benchmarks/paper_step.py [BATCH]
 
-Random pictures, captions as words' vectors in place of CLIP's features (precomputed, as in training). D's half with
-R1, then G's half, AdamW and the running average, on two pictures at once: the matching loss needs another caption.
+Random pictures, captions as words' vectors in place of CLIP's features (precomputed, as in training). Two steps, so
+that the second meets all states of AdamW: D's half with R1, then G's half, recomputed activations, the running average.
+Of 1 picture (the default) without the matching loss, which needs another caption; from 2 on with it. Not here: V, and
+the frozen CLIP of the CLIP loss.
 """
 
 import resource
+import sys
 import time
 
 import torch
@@ -19,23 +22,29 @@ from gigagan.training.micro_batches import micro_batches
 from gigagan.training.state import TrainState, updating
 from gigagan.training.steps import discriminator_step, generator_step
 
-OVERRIDES = ["text.encoder=hashed", "loss.clip_weight=0", "loss.vision_weight=0", "train.batch=2", "train.batch_gpu=2"]
+OVERRIDES = ["text.encoder=hashed", "loss.clip_weight=0", "loss.vision_weight=0", "train.recompute=true"]
+WITHOUT_MATCHING = ["loss.match_weight_D=0", "loss.match_weight_G=0"]
 GIB = 2**20  # ru_maxrss counts KiB
 
 
 def main() -> None:
-    """A step of D and one of G, printed as they end."""
-    cfg = config.load("paper-t2i64", OVERRIDES)
+    """Two steps of D and G, printed half by half."""
+    size = int(sys.argv[1]) if len(sys.argv) > 1 else 1
+    overrides = [*OVERRIDES, f"train.batch={size}", f"train.batch_gpu={size}", *(WITHOUT_MATCHING if size == 1 else ())]
+    cfg = config.load("paper-t2i64", overrides)
     torch.manual_seed(0)
     encoder = HashedText(max_tokens=77)
     imports = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIB
     state = TrainState(cfg, feature_dim=encoder.feature_dim, device=torch.device("cpu"))
-    batch = Batch(torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8), ["a red apple", "a blue boat"], [""] * 2)
+    captions = [f"a red apple, {n}" for n in range(size)]
+    batch = Batch(torch.randint(256, (size, 3, 64, 64), dtype=torch.uint8), captions, [""] * size)
     features = CaptionFeatures(encoder)
-    for name, phase, network, optimizer in (("D", 0, state.D, state.opt_D), ("G", 1, state.G, state.opt_G)):
+    for number, (name, phase, network, optimizer) in enumerate(
+        2 * (("D", 0, state.D, state.opt_D), ("G", 1, state.G, state.opt_G))
+    ):
         start = time.monotonic()
         with updating(network, optimizer):
-            (micro,) = micro_batches(state, batch, features, cfg.train.batch_gpu, phase=phase)
+            (micro,) = micro_batches(state, batch, features, size, phase=phase)
             stats = (
                 discriminator_step(state, micro, share=1.0, r1=True)
                 if network is state.D
@@ -46,10 +55,12 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIB
         losses = "  ".join(f"{key} {float(value):.3f}" for key, value in stats.items() if key.startswith("Loss/"))
         print(
-            f"{name}: {time.monotonic() - start:.0f} s, peak {peak:.2f} GiB (imports {imports:.2f})  {losses}",
+            f"step {number // 2 + 1}, {name}: {time.monotonic() - start:.0f} s, peak {peak:.2f} GiB (imports "
+            f"{imports:.2f})  {losses}",
             flush=True,
         )
-    state.update_ema()
+        if network is state.G:
+            state.update_ema()
 
 
 if __name__ == "__main__":

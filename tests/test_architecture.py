@@ -19,13 +19,13 @@ MAX_FUNCTION_LINES = 60
 TAGS = ("Paper:", "Unstated:", "Deviation:")
 
 ONLY_IN = {
-    r"\.backward\(": ["training/steps.py", "training/distill_mapping.py", "evaluation/fit.py", "editing/project.py"],
+    r"\.backward\(": ["training/steps.py", "training/distill_mapping.py", "evaluation/fit.py", "editing/projection.py"],
     r"\b(optimizer|opt_\w|optim_\w)\.step\(|\.zero_grad\(": [
         "training/loop.py",
         "training/state.py",
         "training/distill_mapping.py",
         "evaluation/fit.py",
-        "editing/project.py",
+        "editing/projection.py",
     ],
     r"\btorch\.save\(": [],
     r"\btorch\.load\(": ["data/unpickle.py"],
@@ -180,8 +180,10 @@ def test_a_todo_names_its_issue() -> None:
 
 def paper_rows() -> list[list[str]]:
     """The cells of every table row of docs/paper.md: section, statement, symbol, file, test, status."""
-    rows = []
+    rows, before = [], ""
     for line in (ROOT / "docs" / "paper.md").read_text(encoding="utf-8").splitlines():
+        assert not line.startswith("|") or before.startswith("|") or "section" in line, f"outside of a table: {line}"
+        before = line
         cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")]
         if line.startswith("|") and not set(line) <= set("|- :") and cells[0] != "section":
             rows.append(cells)
@@ -189,7 +191,17 @@ def paper_rows() -> list[list[str]]:
 
 
 def tagged() -> list[tuple[str, str]]:
-    return [(relative(path), comment) for path in SOURCES for comment in comments(path) if comment.startswith(TAGS)]
+    """Tags in comments and in docstrings."""
+    in_comments = [(p, comment) for p in SOURCES for comment in comments(p) if comment.startswith(TAGS)]
+    tag = re.compile(rf"(?:{'|'.join(TAGS)}) .*", re.DOTALL)
+    found = [(p, tag.search(text)) for p in SOURCES for text in docstrings(p)]
+    return [(relative(p), text) for p, text in [*in_comments, *((p, " ".join(m[0].split())) for p, m in found if m)]]
+
+
+def docstrings(path: Path) -> list[str]:
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return [ast.get_docstring(node) or "" for node in nodes if isinstance(node, kinds)]
 
 
 @cache

@@ -108,6 +108,9 @@ def test_a_list_is_given_as_yaml() -> None:
         ("generator.attention.resolutions=[8, 16, 128]", "names 128, but the sides are 4, 8, 16, 32, 64"),
         ("generator.attention.depths=[1]", "3 resolutions but 1 depths; give one depth each"),
         ("loss.level_weights=[1, 1]", "loss.level_weights has 2 numbers but a 64 px pyramid has 5 levels"),
+        ("loss.level_weights=[0, 0, 0, 0, 0]", "level_weights are all 0"),
+        ("generator.channel_base=32", "channel_base is 32, less than a channel at 64 px; give at least 64"),
+        ("discriminator.channel_base=32", "discriminator.channel_base is 32, less than a channel at 64 px"),
         ("train.batch_gpu=7", "train.batch (64) must be a multiple of train.batch_gpu (7)"),
         ("train.batch_gpu=1", "the matching loss needs another caption; use at least 2"),
         ("train.freeze_D=5", "train.freeze_D is 5, but D has 5 stages; leave one to train"),
@@ -208,6 +211,23 @@ def test_every_key_says_what_it_means(prefix: str, section: type[BaseModel]) -> 
         nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
         meaning = field.description or (field.annotation.__doc__ if nested else None)
         assert meaning, f"{prefix}{name} has no docstring"
+
+
+def test_the_defaults_are_the_papers_numbers() -> None:
+    cfg = RunConfig()
+    G, D, loss = cfg.generator, cfg.discriminator, cfg.loss
+    assert isinstance(G, config.GeneratorConfig)
+    assert (G.z_dim, G.w_dim, G.mapping_layers, G.mapping_lr_multiplier) == (128, 1024, 4, 0.01)
+    assert (G.residual_gain, G.attention.residual_gain, G.attention.mlp_multiplier) == (0.4, 0.3, 4.0)
+    assert (D.minibatch_std, D.head_layers, D.multi_scale) == (0, 4, True)
+    assert loss.level_weights == (0.33, 0.17, 0.17, 0.17, 0.17)
+    assert (loss.intermediate_adv_weight, loss.intermediate_match_weight) == (0.01, 0.05)
+    assert (loss.match_weight_D, loss.match_weight_G, loss.r1_gamma, loss.r1_interval) == (1.0, 1.0, 0.2048, 16)
+    for optimizer in (cfg.optim_G, cfg.optim_D):
+        assert (optimizer.lr, optimizer.beta1, optimizer.beta2) == (0.0025, 0.0, 0.99)
+        assert (optimizer.weight_decay, optimizer.attention_weight_decay) == (1e-5, 0.01)
+    assert (cfg.train.batch, cfg.train.total_kimg, cfg.train.dtype, cfg.augment.prob) == (512, 980_000, "float32", 0)
+    assert 0.5 ** (cfg.train.batch / (1000 * cfg.train.ema_kimg)) == pytest.approx(0.9999, abs=5e-5)
 
 
 def test_derived_numbers() -> None:

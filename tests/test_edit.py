@@ -1,11 +1,14 @@
 """gigagan edit and video: each edit as files and as a sheet, what files say, one line for a mistake."""
 
 import json
+import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from gigagan import __version__, cli
@@ -87,14 +90,28 @@ def test_interpolate_ends_at_the_plain_pictures(run: Run, pipe: Pipeline) -> Non
     middle = pipe.draw(interpolate(*points, 0.5))[0][0].permute(1, 2, 0).numpy()
     for path, expected in zip(paths, (plain(pipe, A, 5), middle, plain(pipe, B, 5)), strict=True):
         assert np.array_equal(opened(path), expected)
+
+
+def test_the_four_ways_between_seeds(run: Run, pipe: Pipeline) -> None:
     between = {}
-    for space in ("z", "w"):
-        paths = run("edit", "interpolate", A, "--seeds", "0-2", "--steps", "3", "--space", space, "--out", space)
-        assert len(paths) == 6
-        for path, seed in zip((paths[0], paths[2], paths[3], paths[5]), (0, 1, 1, 2), strict=True):
-            assert np.array_equal(opened(path), plain(pipe, A, seed))
-        between[space] = opened(paths[1])
-    assert not np.array_equal(between["z"], between["w"])
+    for space, default in (("z", "spherical"), ("w", "linear")):
+        for way in ("spherical", "linear", ""):
+            args = ["edit", "interpolate", A, "--seeds", "0-2,0", "--steps", "4", "--space", space]
+            paths = run(*args, *(["--path", way] if way else []), "--out", f"{space}-{way}")
+            assert len(paths) == 12  # and back to the first
+            ends = [path for n, path in enumerate(paths) if n % 4 in (0, 3)]
+            for path, seed in zip(ends, (0, 1, 1, 2, 2, 0), strict=True):
+                assert np.array_equal(opened(path), plain(pipe, A, seed))
+            between[space, way] = opened(paths[1])
+            said = json.loads(read_info(Path(paths[1]))["edit"])
+            assert (said["space"], said["path"]) == (space, way or default)
+        assert np.array_equal(between[space, ""], between[space, default])
+    assert len({picture.tobytes() for picture in between.values()}) == 4
+    z = pipe.z([0]) * (2 / 3) + pipe.z([1]) * (1 / 3)
+    straight = pipe.draw(pipe.latents([A], z))[0][0].permute(1, 2, 0).numpy()
+    assert np.array_equal(between["z", "linear"], straight)
+    (plane, *_) = run("edit", "interpolate", A, B, "--steps", "2", "--path", "spherical", "--out", "prompts")
+    assert np.array_equal(opened(plane), plain(pipe, A, 0))
 
 
 def test_grid_has_the_prompts_in_its_corners(run: Run, pipe: Pipeline) -> None:
@@ -123,6 +140,9 @@ def test_directions_are_found_named_and_used(run: Run, pipe: Pipeline, tmp_path:
         assert found[method].model == pipe.model_hash
     assert cli.run(["edit", "name", "pca.safetensors", "1=rounder"]) == 0
     assert capsys.readouterr().out.splitlines() == ["0: pca-0", "1: rounder", "2: pca-2"]
+    Path("foreign.safetensors").write_bytes(replace(found["pca"], names=["a\x1b[31m", "b\nc", "c"]).as_bytes())
+    assert cli.run(["edit", "name", "foreign.safetensors", "2=d"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["0: a [31m", "1: b c", "2: d"]
     (path,) = run("edit", "arithmetic", A, "--direction", "pca.safetensors", "rounder", "--strengths", "2")
     assert not np.array_equal(opened(path), plain(pipe, A, 0))
     assert json.loads(read_info(Path(path))["edit"])["direction"] == "rounder"
@@ -152,11 +172,37 @@ def test_a_found_picture_can_be_edited(
     assert np.array_equal(opened(ends[1]), own)
     (unmoved,) = run("edit", "arithmetic", "found.safetensors", "--add", B, "--subtract", C, "--strengths", "0")
     assert np.array_equal(opened(unmoved), own)
+    # As what is added: its own styles, not the words of its name.
+    args = ("--add", "found.safetensors", "--subtract", B, "--strengths", "1", "--psi", "0", "--out", "c")
+    (moved,) = run("edit", "arithmetic", B, *args)
+    expected = replace(pipe.latents([B], pipe.z([0]), 0.0), ws=point.latents(pipe).ws)
+    assert np.array_equal(opened(moved), pipe.draw(expected)[0][0].permute(1, 2, 0).numpy())
+    assert moved.endswith("plus-found-1.png")
+    assert json.loads(read_info(Path(moved))["edit"])["add"] == ["found.safetensors"]
     assert json.loads(read_info(Path(unmoved))["edit"])["file"] == "found.safetensors"
     (line,) = run("edit", "arithmetic", "found.safetensors", "--add", B, "--subtract", C, "--seeds", "1", code=2)
     assert "--seeds came, but every picture comes from a file" in line
     (line,) = run("edit", "interpolate", "found.safetensors", "--seeds", "0-1", code=2)
     assert line.startswith("gigagan: --seeds came") or "holds one picture" in line
+
+
+def test_a_prompt_that_is_cut_is_told(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: CapSys, random_lite0: EfficientNetLite
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gigagan.data.weights.fetch", lambda *args, **kwargs: None)
+    monkeypatch.setattr("gigagan.models.frozen.load_efficientnet_lite", lambda *args, **kwargs: random_lite0)
+    Image.new("RGB", (16, 16)).save("mine.png")
+    long = "very " * 20 + "long"
+    for args in (
+        ["arithmetic", A, "--add", long, "--subtract", B, "--strengths", "0"],
+        ["arithmetic", A, "--add", B, "--subtract", long, "--strengths", "0"],
+        ["directions", A, long, "--count", "1", "--out", "d.safetensors"],
+        ["project", "mine.png", long, "--steps", "1", "--out", "p.safetensors"],
+    ):
+        assert cli.run(["edit", *args, "--model", str(model)]) == 0
+        told = [line for line in capsys.readouterr().err.splitlines() if "the text encoder takes 12" in line]
+        assert len(told) == 1, args
 
 
 # What files say.
@@ -214,6 +260,72 @@ def test_a_loop_through_seeds(run: Run) -> None:
         assert image.n_frames == 12  # type: ignore[attr-defined]
 
 
+def test_a_film_comes_back_to_a_seed(run: Run, pipe: Pipeline) -> None:
+    ways = {"seeds": [A, "--seeds", "0,1,0"], "both": [A, B, A, "--seeds", "1,2,1"]}
+    for name, keys in ways.items():
+        run("video", *keys, "--seconds", "0.2", "--fps", "10", "--size", "16", "--out", f"{name}.webp")
+        with Image.open(f"{name}.webp") as image:
+            assert image.n_frames == 5  # type: ignore[attr-defined]
+            shown = []
+            for frame in (0, 2, 4):
+                image.seek(frame)
+                shown.append(np.asarray(image.convert("RGB")))
+        assert np.array_equal(shown[0], shown[2])
+        assert not np.array_equal(shown[0], shown[1])
+
+
+@pytest.mark.parametrize("kind", ["webp", "gif"])
+def test_a_film_says_how_to_draw_it_again(run: Run, pipe: Pipeline, capsys: CapSys, kind: str) -> None:
+    """Of eight keys, which are more than a block of a GIF's comment holds."""
+    keys = [A, B, C, D, "caf\xe9 & <b>", *["a long prompt of many words " * 3] * 3]
+    args = ["--seeds", "1-7,1", "--psi", "0.9", "--seconds", "0.2", "--fps", "10", "--loop", "--ease", "linear"]
+    run("video", *keys, *args, "--size", "16", "--out", f"v.{kind}")
+    assert cli.run(["show", f"v.{kind}", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["model"] == pipe.model_hash
+    assert said["Software"] == f"open-gigagan {__version__}"
+    assert said.get("digitalSourceType") == (None if kind == "gif" else "trainedAlgorithmicMedia")
+    again = [x for key in ("seeds", "psi", "seconds", "fps", "ease") for x in (f"--{key}", said[key])]
+    again += ["--loop"] if said["loop"] == "yes" else []
+    run("video", *said["prompts"].splitlines(), *again, "--size", "16", "--out", f"again.{kind}")
+    assert Path(f"again.{kind}").read_bytes() == Path(f"v.{kind}").read_bytes()
+    run("video", A, "--seeds", "3,4", "--fps", "5", "--size", "16", "--out", f"seeds.{kind}")
+    assert cli.run(["show", f"seeds.{kind}"]) == 0
+    lines = [f"prompts: {A}", "seeds: 3,4", "psi: 0.7", "seconds: 2.0", "fps: 5.0", "loop: no", "ease: smooth"]
+    assert capsys.readouterr().out.splitlines()[:7] == lines
+
+
+def test_sigterm_ends_a_film_as_ctrl_c_does(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gigagan import pipeline
+
+    drawn = pipeline.to_pil
+
+    def ended(img: torch.Tensor) -> list[Image.Image]:
+        signal.raise_signal(signal.SIGTERM)
+        return drawn(img)
+
+    monkeypatch.setattr(pipeline, "to_pil", ended)
+    path = tmp_path / "v.webp"
+    path.write_bytes(b"before")
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # without the command's own doing the film would be whole
+    try:
+        assert cli.run(["video", A, B, "--fps", "2", "--out", str(path), "--model", str(model)]) == 130
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert path.read_bytes() == b"before"
+    assert everything(tmp_path) == [path]
+
+
+def test_a_sheet_of_too_many_directions_is_refused_before_any_is_found(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("gigagan.grid.MAX_PIXELS", 10**6)
+    (line,) = run("edit", "directions", A, "--count", "20", "--out", "d.safetensors", code=2)
+    assert line.endswith("expected at most 1,000,000 in all; give a smaller --count\n")
+    assert everything(tmp_path) == []
+
+
 def test_a_film_over_a_folder_is_refused_before_the_model_is_loaded(tmp_path: Path, capsys: CapSys) -> None:
     folder = tmp_path / "film.gif"
     folder.mkdir()
@@ -240,6 +352,8 @@ def test_a_film_over_a_folder_is_refused_before_the_model_is_loaded(tmp_path: Pa
         (["edit", "arithmetic", A, "--add", B], "1 --add and 0 --subtract came"),
         (["edit", "arithmetic", A, "--add", B, "--subtract", C, "--strengths", "1,,2"], "'' isn't a number"),
         (["edit", "arithmetic", A, "--add", B, "--subtract", C, "--strengths", "1" * 39], "expected -1000 to 1000"),
+        (["edit", "mix", A, A, "--seeds", "0-99", "--fine-seeds", "0-99", "--grid", "g.png"], "13,836 x 13,658 px"),
+        (["edit", "directions", A, "p.safetensors", "--out", "d.safetensors"], "here only words can stand"),
         (["edit", "directions", A, "--out", "d.txt"], "d.txt: give a name that ends in .safetensors"),
         (["edit", "directions", A, "--count", "33", "--out", "d.safetensors"], "w has 32 dimensions"),
         (["edit", "project", "nothing.png", A, "--out", "d.safetensors"], "nothing.png"),
@@ -248,6 +362,8 @@ def test_a_film_over_a_folder_is_refused_before_the_model_is_loaded(tmp_path: Pa
         (["video", A, B, "--out", "v.avi"], "name ends in"),
         (["video", A, B, "--out", "v.webp", "--seconds", "0"], "0 s at 24 frames a second can't be"),
         (["video", A, "", "--out", "v.webp"], "prompt 2 of 2 is empty"),
+        (["video", A, "p.safetensors", "--out", "v.webp"], "here only words can stand"),
+        (["video", A, "--seeds", "0-999999", "--seconds", "100", "--out", "v.mp4"], "2,399,997,601 frames are more"),
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(run: Run, tmp_path: Path, args: list[str], message: str) -> None:
@@ -287,7 +403,11 @@ def test_a_file_of_another_model_is_refused(
 
 
 def test_a_damaged_picture_is_one_line(run: Run, tmp_path: Path) -> None:
+    (line,) = run("edit", "project", "mine.png", "p.safetensors", "--out", "found.safetensors", code=2)
+    assert "mine.png" in line
     (tmp_path / "mine.png").write_bytes(b"\x89PNG\r\n")
+    (line,) = run("edit", "project", "mine.png", "p.safetensors", "--out", "found.safetensors", code=2)
+    assert "here only words can stand" in line
     (line,) = run("edit", "project", "mine.png", A, "--out", "found.safetensors", code=2)
     assert "mine.png: isn't a whole PNG, JPEG or WebP picture" in line
     assert everything(tmp_path) == [tmp_path / "mine.png"]

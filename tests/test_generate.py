@@ -14,7 +14,7 @@ from gigagan import cli
 from gigagan.cli.files import save_new, slug
 from gigagan.cli.generate import parse_seeds
 from gigagan.errors import ConfigError, DataError
-from gigagan.grid import captioned_sheet, labelled_grid
+from gigagan.grid import MAX_PIXELS, captioned_sheet, captioned_size, check_size, grid_size, labelled_grid
 from gigagan.metadata import SOURCE_TYPE, PictureInfo, lossy_bytes, png_bytes, read_info
 from gigagan.models.frozen import HashedText
 from gigagan.pipeline import Pipeline
@@ -166,6 +166,19 @@ def test_a_captioned_sheet_holds_every_picture(count: int) -> None:
     assert all(found[250, 10, 5 + i] == 128 * 128 for i in range(count))
 
 
+@pytest.mark.parametrize("side", [16, 300, 512])
+def test_the_size_of_a_sheet_is_known_before_its_pictures(side: int) -> None:
+    image = Image.new("RGB", (side, side))
+    assert labelled_grid([[image] * 3] * 2, ["a"] * 2, ["b"] * 3).size == grid_size(2, 3, side)
+    for count in (1, 8, 13):
+        assert captioned_sheet([image] * count, ["a"] * count).size == captioned_size(count, side)
+    check_size((8000, 8000))
+    with pytest.raises(
+        ConfigError, match=r"the sheet would have 10,000 x 9,000 px, expected at most 89,478,485 in all"
+    ):
+        check_size((10_000, 9000))
+
+
 def test_labels_beyond_ascii_are_drawn() -> None:
     image = Image.new("RGB", (128, 128))
     assert labelled_grid([[image]], ["groß \u732b"], ["\u00e4"]).width > 128
@@ -268,6 +281,20 @@ def test_show_of_a_cut_file_is_one_line(tmp_path: Path) -> None:
         read_info(path)
 
 
+def test_a_large_picture_is_read_without_a_warning_and_a_larger_one_named_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Image.MAX_IMAGE_PIXELS is not None
+    assert MAX_PIXELS <= Image.MAX_IMAGE_PIXELS
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    path = tmp_path / "x.png"
+    path.write_bytes(png_bytes(Image.new("RGB", (14, 14)), PictureInfo("x", 0, 1.0, "m")))
+    assert read_info(path)["prompt"] == "x"
+    path.write_bytes(png_bytes(Image.new("RGB", (15, 15)), PictureInfo("x", 0, 1.0, "m")))
+    with pytest.raises(DataError, match=r"x\.png: too large: Image size \(225 pixels\) exceeds limit of 200 pixels$"):
+        read_info(path)
+
+
 @pytest.mark.parametrize("kind", ["jpeg", "webp"])
 def test_jpeg_and_webp_say_the_same_as_png(kind: Literal["jpeg", "webp"], tmp_path: Path) -> None:
     info = PictureInfo("caf\xe9 <b> & \U0001f34e ]]>", 2**63 - 1, 0.7, "abc", edit='{"edit": "mix"}')
@@ -311,6 +338,7 @@ def test_seeds() -> None:
     assert parse_seeds("7") == [7]
     assert parse_seeds(" 0, 1,4 - 6,5,0") == [0, 1, 4, 5, 6]
     assert parse_seeds("0009-0010") == [9, 10]
+    assert parse_seeds("1,0-1,1", again=True) == [1, 0, 1, 1]
     for text in ("a", "1.5", "1--2", "\u0663", "1,,2", "--"):
         with pytest.raises(ConfigError, match="isn't a seed"):
             parse_seeds(text)

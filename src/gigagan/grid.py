@@ -5,13 +5,17 @@ from contextlib import suppress
 
 from PIL import Image, ImageDraw, ImageFont
 
+from gigagan.errors import ConfigError
+
 CELL_PX = 128
 LABEL_PX = 220
 FONT_PX = 13
+CAPTION_LINES = 3
 MARGIN_PX = 8
 INK, FAINT, PAPER = (30, 30, 30), (120, 120, 120), (255, 255, 255)
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 SYSTEM_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "Arial.ttf")
+MAX_PIXELS = 2**30 // 4 // 3  # Pillow's own: what is larger, programs that read by it warn of or refuse
 FILTERS = {"lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST}
 
 
@@ -32,10 +36,8 @@ def labelled_grid(
     em = _em(cell)
     font = _font([*rows, *columns], em)
     step = cell + MARGIN_PX
-    label_px = LABEL_PX * em // FONT_PX
-    top = em + 2 * MARGIN_PX
-    left = label_px + 2 * MARGIN_PX
-    sheet, draw = _sheet(left + step * len(columns), top + step * len(rows), em)
+    label_px, left, top = _margins(em)
+    sheet, draw = _sheet(grid_size(len(rows), len(columns), cell))
     for x, label in enumerate(columns):
         draw.text((left + x * step, MARGIN_PX), _wrapped(label, cell, 1, font), fill=INK, font=font)
     for y, (label, row) in enumerate(zip(rows, images, strict=True)):
@@ -47,22 +49,64 @@ def labelled_grid(
     return sheet
 
 
+def grid_size(rows: int, columns: int, side: int) -> tuple[int, int]:
+    """Width and height of a labeled grid of pictures of a side."""
+    cell, em = max(CELL_PX, side), _em(side)
+    _, left, top = _margins(em)
+    return left + (cell + MARGIN_PX) * columns, top + (cell + MARGIN_PX) * rows + _foot_px(em)
+
+
+def captioned_size(count: int, side: int) -> tuple[int, int]:
+    """Width and height of a captioned sheet."""
+    width, (step_x, step_y) = _across(count), _steps(side)
+    return MARGIN_PX + width * step_x, MARGIN_PX + -(-count // width) * step_y + _foot_px(_em(side))
+
+
+def check_size(size: tuple[int, int], advice: str = "give fewer pictures, or leave --grid out") -> None:
+    """Raises ConfigError, with what to do, for a sheet of more than MAX_PIXELS, which not every program would show."""
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise ConfigError(
+            f"the sheet would have {width:,} x {height:,} px, expected at most {MAX_PIXELS:,} in all; {advice}"
+        )
+
+
 def captioned_sheet(images: Sequence[Image.Image], captions: Sequence[str], *, enlarge: str = "lanczos") -> Image.Image:
     """A sheet of one picture a caption, its caption beneath; as wide as divides the pictures well."""
     assert len(images) == len(captions), (len(images), len(captions))
     assert images
-    cell, lines = _cell([images]), 3
+    cell = _cell([images])
     em = _em(cell)
     font = _font(captions, em)
-    width = next((n for n in range(10, 5, -1) if len(images) % n == 0), min(len(images), 8))
-    step_x, step_y = cell + MARGIN_PX, cell + lines * (em + 4) + 2 * MARGIN_PX
-    sheet, draw = _sheet(MARGIN_PX + width * step_x, MARGIN_PX + -(-len(images) // width) * step_y, em)
+    width, (step_x, step_y) = _across(len(images)), _steps(cell)
+    sheet, draw = _sheet(captioned_size(len(images), cell))
     for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
         x, y = MARGIN_PX + number % width * step_x, MARGIN_PX + number // width * step_y
         sheet.paste(_enlarged(image, cell, enlarge), (x, y))
-        draw.multiline_text((x, y + cell + 3), _wrapped(caption, cell, lines, font), fill=INK, font=font)
+        draw.multiline_text((x, y + cell + 3), _wrapped(caption, cell, CAPTION_LINES, font), fill=INK, font=font)
     _foot(draw, sheet, [images], cell, enlarge, font, em)
     return sheet
+
+
+def _margins(em: int) -> tuple[int, int, int]:
+    """Of a labeled grid the width of a row's label, and where the first cell begins."""
+    label_px = LABEL_PX * em // FONT_PX
+    return label_px, label_px + 2 * MARGIN_PX, em + 2 * MARGIN_PX
+
+
+def _across(count: int) -> int:
+    """Pictures across a captioned sheet."""
+    return next((n for n in range(10, 5, -1) if count % n == 0), min(count, 8))
+
+
+def _steps(side: int) -> tuple[int, int]:
+    """From a picture of a captioned sheet to the next, across and down."""
+    cell = max(CELL_PX, side)
+    return cell + MARGIN_PX, cell + CAPTION_LINES * (_em(side) + 4) + 2 * MARGIN_PX
+
+
+def _foot_px(em: int) -> int:
+    return em + 2 * MARGIN_PX
 
 
 def _em(cell: int) -> int:
@@ -79,8 +123,8 @@ def _font(labels: Sequence[str], em: int) -> Font:
     return ImageFont.load_default(em)
 
 
-def _sheet(width: int, height: int, em: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    sheet = Image.new("RGB", (width, height + em + 2 * MARGIN_PX), PAPER)
+def _sheet(size: tuple[int, int]) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    sheet = Image.new("RGB", size, PAPER)
     return sheet, ImageDraw.Draw(sheet)
 
 

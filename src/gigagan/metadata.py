@@ -1,11 +1,13 @@
 """What a picture's file says about itself: PNG text chunks, and the mark of a machine-made picture in XMP.
 
-PNG, JPEG and WebP carry the same packet; JPEG and WebP, which have no text chunks, hold the rest in it as JSON.
+PNG, JPEG and WebP carry the same packet; JPEG and WebP, which have no text chunks, hold the rest in it as JSON. GIF has
+a comment, which holds that JSON alone.
 """
 
 import json
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -27,8 +29,8 @@ DRAWING = re.compile(r"<gigagan:drawing>(.*?)</gigagan:drawing>", re.DOTALL)
 MAX_XMP_BYTES = 65_000  # a segment of a JPEG holds 65,502
 WEBP_METHOD = 2  # of 6: files are made while somebody waits
 KEYS = ("prompt", "seed", "psi", "model", "dtype", "device", "resolution", "version", "edit")
-SHEET_KEYS = ("prompts", "seeds", "psi", "model", "edits")
-"""Prompts and edits are one a line."""
+SHEET_KEYS = ("prompts", "seeds", "psi", "seconds", "fps", "loop", "ease", "model", "edits")
+"""Of a sheet or a film. Prompts and edits are one a line."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,41 @@ class PictureInfo:
         """Each value as the file holds it."""
         strings = {key: str(getattr(self, key)) for key in KEYS}
         return strings if self.edit else {key: value for key, value in strings.items() if key != "edit"}
+
+
+@dataclass(frozen=True)
+class FilmInfo:
+    """What it takes to draw a film again."""
+
+    prompts: Sequence[str]
+    """Of each key frame, as are the seeds."""
+    seeds: Sequence[int]
+    psi: float
+    seconds: float
+    """From a key frame to the next."""
+    fps: float
+    loop: bool
+    ease: str
+    model: str
+    version: str = __version__
+
+    def as_json(self) -> str:
+        """As the file holds it, keys as `gigagan video` takes them: of one prompt the seeds, or one seed for all.
+
+        The keys come last: a format that has no room for thousands of them keeps the rest.
+        """
+        prompts, seeds = list(self.prompts), list(self.seeds)
+        if len(set(prompts)) == 1:
+            prompts = prompts[:1]
+        elif len(set(seeds)) == 1:
+            seeds = seeds[:1]
+        said = {key: str(getattr(self, key)) for key in ("psi", "seconds", "fps", "ease", "model", "version")}
+        said |= {
+            "loop": "yes" if self.loop else "no",
+            "seeds": ",".join(map(str, seeds)),
+            "prompts": "\n".join(prompts),
+        }
+        return json.dumps(said, ensure_ascii=False)
 
 
 def png_bytes(image: Image.Image, info: PictureInfo, *, level: int = 6) -> bytes:
@@ -117,21 +154,29 @@ def _png(
 
 
 def read_info(path: Path) -> dict[str, str]:
-    """What a generated picture's file says: KEYS, or a sheet's SHEET_KEYS, that are there, Software, digitalSourceType.
+    """What a generated picture's file says: KEYS, or SHEET_KEYS, that are there, Software, digitalSourceType.
 
-    Raises DataError for a file that is no picture, or one without a prompt.
+    Films are read as WebP and GIF. Raises DataError for a file that is no picture, one too large to read, or one
+    without a prompt.
     """
     try:
-        with Image.open(path) as image:
-            image.load()
-            text = {str(k): str(v) for k, v in image.info.items() if isinstance(v, str)}
-            packet = image.info.get("xmp", b"")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # half of what is refused
+            with Image.open(path) as image:
+                image.load()
+                text = {str(k): str(v) for k, v in image.info.items() if isinstance(v, str)}
+                packet, comment = image.info.get("xmp", b""), image.info.get("comment", b"")
+    except Image.DecompressionBombError as error:
+        reason = str(error).partition(",")[0]  # Pillow's: how many pixels, and how many it reads
+        raise DataError(f"{path}: too large: {reason}") from None
+    except (OSError, ValueError, SyntaxError) as error:
         if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
             raise
         raise DataError(f"{path}: isn't a whole picture; expected a file of gigagan generate or serve") from None
     if isinstance(packet, bytes) and image.format in ("JPEG", "WEBP"):
         text = _from_packet(packet.decode("utf-8", errors="replace"))
+    elif isinstance(comment, bytes) and image.format == "GIF":
+        text = _from_json(comment.decode("utf-8", errors="replace"))
     if "prompts" not in text and not {"prompt", "seed"} <= text.keys():
         raise DataError(f"{path}: says nothing of a prompt and seed; expected a file of gigagan generate or serve")
     keys = SHEET_KEYS if "prompts" in text else KEYS
@@ -145,12 +190,16 @@ def read_info(path: Path) -> dict[str, str]:
 def _from_packet(packet: str) -> dict[str, str]:
     """What a JPEG or WebP holds that a PNG holds in its text chunks."""
     found = DRAWING.search(packet)
+    return _from_json(unescape(found[1]) if found else "") | {XMP_KEYWORD: packet}
+
+
+def _from_json(drawing: str) -> dict[str, str]:
     try:
-        said = json.loads(unescape(found[1])) if found else {}
+        said = json.loads(drawing)
     except (ValueError, RecursionError):
         said = {}
     text = {str(k): v for k, v in said.items() if isinstance(v, str)} if isinstance(said, dict) else {}
-    return {**text, "Software": f"open-gigagan {text.get('version', '')}".strip(), XMP_KEYWORD: packet}
+    return {**text, "Software": f"open-gigagan {text.get('version', '')}".strip()}
 
 
 def enhanced_xmp(prompt: str) -> str:

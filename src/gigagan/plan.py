@@ -41,6 +41,7 @@ class Memory:
     weights: int
     """G, its running average, D."""
     gradients: int
+    """Of the larger network: those of one are gone before the other's half."""
     optimizer: int
     """Adam's two moments."""
     activations: int
@@ -127,7 +128,7 @@ def memory_of(cfg: RunConfig, cost: Cost, *, ranks: int) -> Memory:
     own_G = G.total.parameters - synthesis + -(-synthesis // ranks)
     return Memory(
         weights=FLOAT32_BYTES * (2 * own_G + D.total.parameters),
-        gradients=FLOAT32_BYTES * (own_G + D.total.parameters),
+        gradients=FLOAT32_BYTES * max(own_G, D.total.parameters),
         optimizer=2 * FLOAT32_BYTES * (own_G + D.total.parameters),
         activations=_activations(cfg, cost),
     )

@@ -1,6 +1,7 @@
 """What each edit must leave as it is and what it must change, to the bit where that can be asked."""
 
 import math
+import pkgutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from gigagan import config
+from gigagan import config, editing
 from gigagan.editing import (
     Directions,
     blend,
     difference,
     interpolate,
+    lerp,
     mix,
     move,
     plane,
@@ -200,6 +202,50 @@ def test_slerp_keeps_the_length_and_ends_at_its_ends() -> None:
         whole, part = (torch.cosine_similarity(a, x, dim=1).acos() for x in (b, between))
         torch.testing.assert_close(part, t * whole, rtol=1e-4, atol=1e-5)
     assert torch.equal(slerp(a, a, 0.5), a)
+    opposite = slerp(a, -a, 0.25)
+    torch.testing.assert_close(opposite, 0.5 * a)
+    ws = torch.stack([a, b, a], dim=1), torch.stack([b, b, -b], dim=1)
+    for layer in range(3):
+        assert torch.equal(slerp(*ws, 0.3)[:, layer], slerp(ws[0][:, layer], ws[1][:, layer], 0.3))
+
+
+def test_a_straight_line_of_z_ends_at_its_ends() -> None:
+    a, b = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(lerp(a, b, 0.0), a)
+    assert torch.equal(lerp(a, b, 1.0), b)
+    torch.testing.assert_close(lerp(a, b, 0.5), (a + b) / 2)
+
+
+def test_a_spherical_way_through_w_has_straight_words(pipe: Pipeline, points: dict[str, Latents]) -> None:
+    a, b = points[A], points[LONG]
+    for t, end in ((0.0, a), (1.0, b)):
+        assert torch.equal(interpolate(a, b, t, "spherical").ws, end.ws)
+        assert torch.equal(pipe.draw(interpolate(a, b, t, "spherical"))[0], pipe.draw(end)[0])
+    middle, straight = (interpolate(a, b, 0.5, way) for way in ("spherical", "linear"))
+    assert torch.equal(middle.ws, slerp(a.ws, b.ws, 0.5))
+    assert torch.equal(middle.t_local, straight.t_local)
+    assert not torch.equal(middle.ws, straight.ws)
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda a: interpolate(a, a, 1.5), r"t is 1\.5; expected 0 to 1"),
+        (lambda a: interpolate(a, a, math.nan, "spherical"), "t is nan; expected 0 to 1"),
+        (lambda a: plane([a] * 4, 0.5, -0.1), r"y is -0\.1; expected 0 to 1"),
+        (lambda a: plane([a] * 3, 0.5, 0.5), "3 points and 4 weights came; give one for each"),
+        (lambda a: blend([a, a], [1.5, -0.5]), r"weights 1\.5, -0\.5 came; expected 0 or more, with a sum of 1"),
+        (lambda a: blend([a, a], [0.5, 0.6]), "with a sum of 1"),
+    ],
+)
+def test_a_share_that_cant_be(points: dict[str, Latents], ask: Callable[[Latents], object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ask(points[A])
+
+
+def test_no_function_hides_its_module() -> None:
+    modules = {module.name for module in pkgutil.iter_modules(editing.__path__)}
+    assert not modules & set(editing.__all__)
 
 
 # Arithmetic and directions.
@@ -259,7 +305,7 @@ def test_directions_are_named_kept_and_read(tmp_path: Path) -> None:
     read = Directions.read(path)
     assert (read.names, read.model) == (["pca-0", "rounder", "pca-2"], "abc")
     assert torch.equal(read.step("rounder"), found.steps[1])
-    with pytest.raises(ConfigError, match="no direction 'pca-1'; there are pca-0, rounder, pca-2"):
+    with pytest.raises(ConfigError, match="no direction 'pca-1'; there are 'pca-0', 'rounder', 'pca-2'"):
         read.step("pca-1")
     for names, message in (
         ({3: "x"}, "no direction 3; there are 0 to 2"),

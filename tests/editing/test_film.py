@@ -1,6 +1,7 @@
 """Films: what lies at the keys and between them, what a frame costs, and files that are whole or not there."""
 
 import itertools
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,10 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from gigagan.editing import Key, film, interpolate
-from gigagan.editing.film import timeline
-from gigagan.editing.video import check_video, write_video
+from gigagan.data.places import TEMPORARY
+from gigagan.editing import Key, check_video, film, interpolate, timeline, write_video
+from gigagan.editing.films import num_frames
 from gigagan.errors import ConfigError, DataError
+from gigagan.metadata import FilmInfo
 from gigagan.models.frozen import HashedText
 from gigagan.pipeline import Pipeline
 
@@ -77,15 +79,17 @@ def test_easing_keeps_keys_and_slows_at_them() -> None:
     assert eased[3] > 0.75
 
 
-def test_a_frame_costs_one_pass_and_a_prompt_one_encoding(pipe: Pipeline) -> None:
+def test_a_film_costs_a_pass_a_frame_and_an_encoding_a_prompt(pipe: Pipeline) -> None:
     passes: list[int] = []
     pipe._drawing.synthesis.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
-    moments = timeline(KEYS, 4, loop=True, easing="smooth")
-    assert len(moments) == 12
+    moments = timeline(KEYS, 6, loop=False, easing="smooth")
+    assert (len(moments), pipe.micro_batch) == (13, 4)
+    drawn = []
     for done, part in enumerate(film(pipe, moments), 1):
-        assert len(part) == pipe.micro_batch
+        drawn.append(len(part))
         assert len(passes) == done  # drawn when asked for: no more is held than a micro-batch
-    assert sum(passes) == 12
+    assert drawn == passes == [4, 4, 4, 1]
+    assert pipe.micro_batch == 4
     encoder = pipe.text_encoder
     assert isinstance(encoder, Counting)
     assert encoder.asked == ["a red apple", "a blue rocket"]
@@ -98,7 +102,16 @@ def test_a_film_needs_two_keys() -> None:
         timeline(KEYS, 0, loop=False, easing="linear")
 
 
+def test_the_number_of_frames_is_known_before_they_are() -> None:
+    for loop in (True, False):
+        assert num_frames(3, 5, loop=loop) == len(timeline(KEYS, 5, loop=loop, easing="linear"))
+
+
 # Files.
+
+
+def about(fps: float) -> FilmInfo:
+    return FilmInfo(["a red apple"], [7], 0.7, 1.0, fps, True, "smooth", "abc")
 
 
 def ramp(count: int, side: int = 32) -> Iterator[Image.Image]:
@@ -112,7 +125,7 @@ def ramp(count: int, side: int = 32) -> Iterator[Image.Image]:
 @pytest.mark.parametrize("kind", ["gif", "webp"])
 def test_animations_hold_every_frame_for_its_time(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"a.{kind}"
-    write_video(path, ramp(30), count=30, fps=24, about="a red apple")
+    write_video(path, ramp(30), count=30, about=about(24))
     with Image.open(path) as image:
         assert image.n_frames == 30  # type: ignore[attr-defined]
         total = 0.0
@@ -133,7 +146,7 @@ def test_animations_hold_every_frame_for_its_time(tmp_path: Path, kind: str) -> 
 def test_mp4_holds_every_frame(tmp_path: Path) -> None:
     ffmpeg = pytest.importorskip("imageio_ffmpeg")
     path = tmp_path / "a.mp4"
-    write_video(path, ramp(30, 64), count=30, fps=24, about="a red apple")
+    write_video(path, ramp(30, 64), count=30, about=about(24))
     count, seconds = ffmpeg.count_frames_and_secs(str(path))
     assert count == 30
     assert abs(seconds - 1.25) < 0.01
@@ -141,7 +154,7 @@ def test_mp4_holds_every_frame(tmp_path: Path) -> None:
     raw = subprocess.run(command, capture_output=True, check=True).stdout
     last = np.frombuffer(raw, np.uint8).reshape(30, 64, 64, 3)[-1]
     assert abs(last[40, 10].astype(int) - 246).max() < 12
-    assert b"a red apple" in path.read_bytes()
+    assert about(24).as_json().encode() in path.read_bytes()
 
 
 @pytest.mark.parametrize(("kind", "seconds"), [("mp4", 65_536), ("gif", 327.5), ("webp", 8388)])
@@ -151,18 +164,34 @@ def test_the_longest_film(tmp_path: Path, kind: str, seconds: float) -> None:
         pytest.importorskip("imageio_ffmpeg")
     path = tmp_path / f"a.{kind}"
     check_video(path, fps=1 / seconds, size=32, count=2)
-    write_video(path, itertools.repeat(next(ramp(1)), 2), count=2, fps=1 / seconds, about="")
+    write_video(path, itertools.repeat(next(ramp(1)), 2), count=2, about=about(1 / seconds))
     assert path.stat().st_size > 0
 
 
 def test_an_mp4_of_thousands_of_keys(tmp_path: Path) -> None:
     pytest.importorskip("imageio_ffmpeg")
-    about = "; ".join(f"caf\xe9\n\0\ud800 (seed {n})" for n in range(20_000)) + "; model abc"
+    """Whose comment can't hold them all, but how they are filmed."""
+    keys = [f"caf\xe9\n\0\ud800 {n}" for n in range(20_000)]
     path = tmp_path / "a.mp4"
-    write_video(path, ramp(2), count=2, fps=24, about=about)
+    write_video(path, ramp(2), count=2, about=FilmInfo(keys, range(20_000), 0.7, 2.5, 24, False, "linear", "abc"))
     content = path.read_bytes()
-    assert "caf\xe9 (seed 0); ".encode() in content
-    assert b"(seed 19999); model abc" in content
+    said = b'{"psi": "0.7", "seconds": "2.5", "fps": "24", "ease": "linear", "model": "abc", '
+    assert said in content
+    assert b'"seeds": "0,1,2,' in content
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions of its own")
+@pytest.mark.parametrize("kind", ["MP4", "gif", "WebP"])
+def test_a_film_has_the_rights_that_new_files_have(tmp_path: Path, kind: str) -> None:
+    if kind == "MP4":
+        pytest.importorskip("imageio_ffmpeg")
+    path = tmp_path / f"a.{kind}"
+    before = os.umask(0o077)
+    try:
+        write_video(path, ramp(3, 64), count=3, about=about(10))
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(("count", "most"), [(30, 2000), (3000, 20_000)])
@@ -178,7 +207,7 @@ def test_a_full_disk_leaves_the_film_that_was_there(tmp_path: Path, count: int, 
         with pytest.raises(
             DataError, match=r"a\.mp4: the film couldn't be written; make sure that the disk isn't full"
         ):
-            write_video(path, ramp(count, 64), count=count, fps=24, about="")
+            write_video(path, ramp(count, 64), count=count, about=about(24))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert path.read_bytes() == b"before"
@@ -192,12 +221,14 @@ def test_a_film_that_stops_early_leaves_what_was_there(tmp_path: Path, kind: str
 
     def interrupted() -> Iterator[Image.Image]:
         yield from ramp(3, 64)
+        # Half of it is there by now; whoever sweeps up after a killed one knows its name.
+        assert all(TEMPORARY.fullmatch(half.stem) for half in tmp_path.iterdir() if half != path)
         raise KeyboardInterrupt
 
     path = tmp_path / f"a.{kind}"
     path.write_bytes(b"before")
     with pytest.raises(KeyboardInterrupt):
-        write_video(path, interrupted(), count=9, fps=10, about="")
+        write_video(path, interrupted(), count=9, about=about(10))
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gigagan.config import TextConfig
+from gigagan.data.weights import WEIGHTS
 from gigagan.errors import CheckpointError, MissingExtra
 from gigagan.models.frozen import ClipText, build_text_encoder, load_text_encoder
 
@@ -114,6 +116,7 @@ def test_a_wrong_tensor_is_named(clip: ClipText, tmp_path: Path, change: str) ->
 
 
 def test_other_directories_are_one_line(clip_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
     for config, message in (({"model_type": "bert"}, "expected clip"), ({"model_type": "clip"}, "can't be loaded")):
         (tmp_path / "config.json").write_text(json.dumps(config))
         with pytest.raises(CheckpointError, match=message) as caught:
@@ -121,6 +124,21 @@ def test_other_directories_are_one_line(clip_checkpoint: Path, tmp_path: Path) -
         assert "\n" not in str(caught.value)
     with pytest.raises(CheckpointError, match="takes 77"):
         build_text_encoder(TextConfig(encoder="clip", path=str(clip_checkpoint), max_tokens=78))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "message"),
+    [
+        ("clip", "text_encoder/model.safetensors: no such file; .*clip-vit-large-patch14 .sha256 a2bf730a"),
+        ("minilm", f"text_encoder/model.safetensors: no such file; .*{WEIGHTS['minilm'].sha256}.*data weights minilm"),
+    ],
+)
+def test_missing_weights_are_named_with_their_hash_and_source(encoder: Any, message: str, tmp_path: Path) -> None:
+    (tmp_path / "text_encoder").mkdir()
+    (tmp_path / "text_encoder" / "config.json").write_text('{"model_type": "clip"}')
+    with pytest.raises(CheckpointError, match=message) as caught:
+        build_text_encoder(TextConfig(encoder=encoder, path=str(tmp_path), max_tokens=32))
+    assert "\n" not in str(caught.value)
 
 
 def test_without_transformers_the_extra_is_named(clip_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

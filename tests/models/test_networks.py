@@ -66,6 +66,38 @@ def test_pyramid_of_pictures(G: Generator, features: TextFeatures) -> None:
     assert G.num_ws == 6
 
 
+def test_pictures_have_no_noise_and_no_bound(G: Generator, features: TextFeatures) -> None:
+    """toRGB is the last thing that happens to a picture, and the same point gives the same picture."""
+    z = torch.randn(3, 8)
+    with torch.no_grad():
+        before, again = G(z, features), G(z, features)
+        for name, parameter in G.named_parameters():
+            if ".to_rgb." in name and name.endswith(("bank", "bias")) and "to_scale" not in name:
+                parameter.mul_(10)
+        after = G(z, features)
+    for one, two, ten in zip(before, again, after, strict=True):
+        assert torch.equal(one, two)
+        assert ten.abs().max() > 1
+        torch.testing.assert_close(ten, 10 * one, rtol=1e-4, atol=1e-4)
+
+
+def test_the_mean_style_moves_by_a_two_hundredth(G: Generator) -> None:
+    start, w = torch.randn(16), torch.randn(5, 16)
+    G.mapping.w_avg.copy_(start)
+    G.mapping.track(w)
+    torch.testing.assert_close(G.mapping.w_avg, 0.995 * start + 0.005 * w.mean(dim=0))
+
+
+def test_a_leaky_relu_follows_from_rgb(D: Discriminator) -> None:
+    stage = next(iter(D.stages.values()))
+    img = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():  # without a bias as yet
+        up, down = stage.from_rgb(img), stage.from_rgb(-img)  # type: ignore[operator, union-attr]
+    torch.testing.assert_close(down, torch.where(up > 0, -0.2 * up, -up / 0.2), rtol=1e-4, atol=1e-5)
+    assert (up > 0).any()
+    assert (up < 0).any()
+
+
 def test_fifteen_logits_with_the_sizes_of_the_paper(D: Discriminator, features: TextFeatures) -> None:
     logits = D(pyramid_of(3), features)
     sizes = {1: 32, 2: 16, 3: 8, 4: 4, 5: 1}

@@ -1,7 +1,9 @@
 """Health of a run: each figure against its definition, each alarm against the illness that it is named for."""
 
+import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ from gigagan import config
 from gigagan.augment import Augmentation
 from gigagan.losses import mismatched
 from gigagan.models.attention import L2Attention
-from gigagan.models.frozen import HashedText
+from gigagan.models.frozen import HashedText, TextFeatures
+from gigagan.models.layers import image_pyramid, to_float
 from gigagan.training import health, loop
 from gigagan.training.micro_batches import MicroBatch
 from gigagan.training.state import TrainState
@@ -84,6 +87,47 @@ def test_a_dead_level_and_a_collapse_sound(state: TrainState, batch: MicroBatch)
     assert sum("a dead level" in line for line in sick) == 3
     assert any("G has collapsed" in line for line in sick)
     assert not health.alarms(health.examine(state, batch), 1)  # too early to say
+
+
+def test_a_generator_that_is_deaf_to_text_sounds(
+    state: TrainState, batch: MicroBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage: whatever the prompt, G is told of the first one; seeds still make its pictures differ."""
+    forward, first = state.G.forward, torch.zeros(len(batch.captions), dtype=torch.long)
+
+    def deaf(z: torch.Tensor, features: TextFeatures, **kwargs: Any) -> list[torch.Tensor]:
+        one = TextFeatures(features.tokens[first], features.mask[first], features.global_index[first])
+        return forward(z, one, **kwargs)
+
+    monkeypatch.setattr(state.G, "forward", deaf)
+    assert state.G(batch.z, batch.features)[0].std(dim=0).mean() > 0.1
+    sick = health.alarms(health.examine(state, batch), 100)
+    assert sum("a dead level" in line for line in sick) == 3
+    assert any("ignores the text" in line for line in sick)
+
+
+def test_seeds_are_looked_at_where_prompts_are_all_one(state: TrainState, batch: MicroBatch) -> None:
+    one = torch.zeros(4, dtype=torch.long)
+    features = TextFeatures(batch.features.tokens[one], batch.features.mask[one], batch.features.global_index[one])
+    batch = dataclasses.replace(batch, captions=["one red"] * 4, features=features, has_other=batch.has_other & False)
+    assert not health.alarms(health.examine(state, batch), 100)
+
+
+def test_the_gap_is_known_without_the_matching_loss(batch: MicroBatch) -> None:
+    torch.manual_seed(0)
+    cfg = config.load("tiny", ["augment.prob=0", "loss.match_weight_D=0", "loss.match_weight_G=0"])
+    state = TrainState(cfg, feature_dim=HashedText.feature_dim, device=CPU)
+    batch = dataclasses.replace(batch, has_other=torch.tensor([True, False, True, True]))
+    real = image_pyramid(to_float(batch.img), levels=3)
+    rows = torch.tensor([0, 2, 3])
+    with torch.no_grad():
+        own, others = (
+            state.D(real, TextFeatures(f.tokens[i], f.mask[i], f.global_index[i]))[0][3].flatten(1).mean(dim=1)
+            for f, i in ((batch.features, torch.arange(4)), (batch.features, batch.other))
+        )
+    found = health.examine(state, batch)["Health/match_gap"]
+    assert found == pytest.approx(float((own - others)[rows].mean()), abs=1e-5)
+    assert abs(found) > 1e-4
 
 
 def test_an_ignored_text_sounds() -> None:

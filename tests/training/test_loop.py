@@ -203,6 +203,24 @@ def test_memory_running_out_for_g_leaves_d_alone(tmp_path: Path, monkeypatch: py
     assert sizes == {"D": [8, 4, 4], "G": [8, 4, 4, 4, 4]}
 
 
+def test_r1_comes_every_so_many_steps_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lazy R1, counted from the run's first step whatever was broken off between: with its weight at 0 never."""
+    due: list[bool] = []
+
+    def watched(state: TrainState, batch: MicroBatch, *, share: float, r1: bool) -> object:
+        stats = discriminator_step(state, batch, share=share, r1=r1)
+        due.append("Loss/D/r1" in stats)
+        return stats
+
+    monkeypatch.setattr(loop, "discriminator_step", watched)
+    for kimg in (0.04, 0.056, 0.08):  # after 5, 7 and 10 steps
+        run(tmp_path / "lazy", f"train.total_kimg={kimg}", "loss.r1_interval=3")
+    assert due == [True, False, False] * 3 + [True]
+    due.clear()
+    run(tmp_path / "without", "train.total_kimg=0.016", "loss.r1_interval=1", "loss.r1_gamma=0")
+    assert due == [False, False]
+
+
 def test_another_configuration_is_refused(tmp_path: Path) -> None:
     run(tmp_path, "train.total_kimg=0.016")
     with pytest.raises(ConfigError, match=r"optim_G\.lr was 0\.0025, now 0\.001"):

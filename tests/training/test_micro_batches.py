@@ -1,17 +1,22 @@
-"""What a half step is given beside pictures and captions: z that tells a style."""
+"""What a half step is given beside pictures and captions: z that tells a style, captions of every rank."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gigagan import config
+from gigagan import config, dist
 from gigagan.data.captions import TEMPLATES
 from gigagan.data.features import CaptionFeatures
 from gigagan.data.loader import Batch
 from gigagan.errors import ConfigError
 from gigagan.models.frozen import HashedText
-from gigagan.training.micro_batches import MicroBatch, check_parts, micro_batches, telling
+from gigagan.training.micro_batches import MicroBatch, check_parts, micro_batches, other_captions, telling
 from gigagan.training.state import TrainState
+from tests import ranks
 
 STYLES = len(TEMPLATES)
 
@@ -83,3 +88,27 @@ def test_a_style_is_asked_of_g_only_where_caption_or_seed_says_it() -> None:
     assert told.styles is not None
     assert plain.styles.tolist() == [-1, 1]
     assert told.styles.tolist() == [5, 1]
+
+
+SHARES = [["a cat", "a dog", "a cat"], ["a dog", "a fox", "a cat", "an owl", "an elk"]]
+
+
+class Named:
+    """A contrastive pair whose vector of a caption is its letters."""
+
+    def text(self, captions: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([[float(ord(letter)) for letter in caption.ljust(8)] for caption in captions])
+
+
+def others_of(shares: Sequence[Sequence[str]], clip: float = 1.0) -> list[list[float]] | None:
+    state: Any = SimpleNamespace(contrast=Named(), weights=SimpleNamespace(clip=clip), device=torch.device("cpu"))
+    others = other_captions(state, list(shares[dist.rank()]))
+    return None if others is None else others.tolist()
+
+
+def test_pictures_are_told_from_the_captions_of_every_rank() -> None:
+    """Each once, in the same order everywhere, however many a rank has: what one process has of the whole batch."""
+    whole = others_of([SHARES[0] + SHARES[1]])
+    assert whole == Named().text(["a cat", "a dog", "a fox", "an owl", "an elk"]).tolist()
+    assert ranks.run(2, others_of, SHARES) == [whole] * 2
+    assert others_of(SHARES, clip=0.0) is None

@@ -73,9 +73,7 @@ class Source:
     def of(cls, text: str, pipe: "Pipeline") -> "Source":
         """A prompt, or a file of `gigagan edit project`. Raises what checking and reading raise."""
         if not text.endswith(POINT_SUFFIX):
-            (prompt,) = pipe.check(text)
-            if message := pipe.cut(prompt):
-                click.echo(f"gigagan: {message}", err=True)
+            (prompt,) = words(pipe, [text])
             return cls(prompt)
 
         from gigagan.editing.point_file import PointFile
@@ -98,6 +96,18 @@ class Source:
     def name(self) -> str:
         """What a label calls it."""
         return self.file or self.prompt
+
+
+def words(pipe: "Pipeline", texts: Sequence[str]) -> list[str]:
+    """Prompts, checked; of each that is too long says what is cut. Raises ConfigError for the name of a file."""
+    for text in texts:
+        if text.endswith(POINT_SUFFIX):
+            raise ConfigError(f"{text}: is the name of a file, and here only words can stand; write a prompt")
+    prompts = pipe.check(texts)
+    for prompt in dict.fromkeys(prompts):
+        if message := pipe.cut(prompt):
+            click.echo(f"gigagan: {message}", err=True)
+    return prompts
 
 
 def check_seeds(sources: Sequence[Source], seeds: str | None, psi: float | None) -> None:
@@ -138,11 +148,13 @@ def deliver(
     """
     from tqdm import tqdm
 
-    from gigagan.grid import labelled_grid
+    from gigagan.grid import check_size, grid_size, labelled_grid
     from gigagan.metadata import png_bytes, sheet_bytes
 
     if len(rows) * len(columns) > MAX_CELLS:
         raise ConfigError(f"{len(rows)} x {len(columns)} pictures are more than {MAX_CELLS:,}; give fewer")
+    if grid is not None:
+        check_size(grid_size(len(rows), len(columns), pipe.resolution))
     probe(out if grid is None else grid.parent)
     sign = signing(signer, pipe.model_hash)
     images = []

@@ -16,6 +16,7 @@ from gigagan.cli.signing import configured_signer
 from gigagan.errors import ConfigError
 
 if TYPE_CHECKING:
+    from gigagan.editing.blending import Way
     from gigagan.pipeline import Pipeline
 
 MAX_STRENGTH = 1000  # far beyond what draws anything; float32 overflows at tens of digits
@@ -35,8 +36,8 @@ COMMANDS = {
 def edit() -> None:
     """Mix, blend, move and find pictures in the model's latent space.
 
-    Where a command takes a PROMPT it also takes a file that `gigagan edit project` wrote. Of an unconditional model a
-    PROMPT is empty: "".
+    Where a command that draws takes a PROMPT (all but directions and project) it also takes a file that
+    `gigagan edit project` wrote. Of an unconditional model a PROMPT is empty: "".
     """
 
 
@@ -75,7 +76,7 @@ def mix(
     signer = configured_signer()
 
     from gigagan.editing import mix as mixed
-    from gigagan.editing.mix import check_layer
+    from gigagan.editing.mixing import check_layer
 
     pipe, psi_, sources = _opened(model, device, psi, coarse, fine, seeds=seeds)
     boundaries = boundaries or [pipe.generator.num_ws // 2]
@@ -102,7 +103,12 @@ def mix(
 @click.argument("end", metavar="[TO_PROMPT]", required=False)
 @click.option("--steps", type=click.IntRange(2), default=7, show_default=True, help="Pictures, both ends included.")
 @click.option(
-    "--space", type=click.Choice(["z", "w"]), help="Between seeds: z on the great arc, or w straight.  [default: z]"
+    "--space", type=click.Choice(["z", "w"]), help="Between seeds: through the latents z or the styles w.  [default: z]"
+)
+@click.option(
+    "--path",
+    type=click.Choice(["spherical", "linear"]),
+    help="On the great arc or straight.  [default: spherical in z, linear in w]",
 )
 @drawing_options
 def interpolate(
@@ -110,6 +116,7 @@ def interpolate(
     end: str | None,
     steps: int,
     space: str | None,
+    path: "Way | None",
     seeds: str | None,
     psi: float | None,
     out: Path,
@@ -119,9 +126,9 @@ def interpolate(
 ) -> None:
     """Draw pictures on the way from PROMPT to TO_PROMPT at the same seed; without it, from each of --seeds to the next.
 
-    The ends are the plain pictures.
+    The ends are the plain pictures. Between prompts z stays and the way is through w and the words, which go straight.
     """
-    numbers = _seeds(seeds)
+    numbers = _seeds(seeds, again=end is None)
     if end is None and len(numbers) < 2:
         raise ConfigError("one prompt and one seed came; give TO_PROMPT, or two seeds or more such as --seeds 0-3")
     if end is not None and space is not None:
@@ -130,11 +137,14 @@ def interpolate(
     signer = configured_signer()
 
     from gigagan.editing import interpolate as between
-    from gigagan.editing import slerp
+    from gigagan.editing import lerp, slerp
 
     pipe, psi_, sources = _opened(model, device, psi, *([start] if end is None else [start, end]), seeds=seeds)
     if end is None and sources[0].point is not None:
         raise ConfigError(f"{start}: holds one picture, which has no seeds; give TO_PROMPT")
+    through_z = end is None and space != "w"
+    way: Way = path or ("spherical" if through_z else "linear")
+    line = slerp if way == "spherical" else lerp
     shares = [n / (steps - 1) for n in range(steps)]
     ways = [(n, n) for n in numbers] if end is not None else list(itertools.pairwise(numbers))
 
@@ -142,11 +152,11 @@ def interpolate(
         for first, last in ways:
             a, b = sources[0].latents(pipe, first, psi_), sources[-1].latents(pipe, last, psi_)
             for n, t in enumerate(shares):
-                if end is not None or space == "w":
-                    point = between(a, b, t)
+                if through_z:
+                    point = pipe.latents([sources[0].prompt], line(pipe.z([first]), pipe.z([last]), t), psi_)
                 else:
-                    point = pipe.latents([sources[0].prompt], slerp(pipe.z([first]), pipe.z([last]), t), psi_)
-                to = {"to": sources[-1].name, "to_seed": last, "t": t} | ({} if end else {"space": space or "z"})
+                    point = between(a, b, t, way)
+                to = {"to": sources[-1].name, "to_seed": last, "t": t, "space": "z" if through_z else "w", "path": way}
                 stem = f"{sources[0].slug}-{first}-to-{sources[-1].slug}-{last}-{n}"
                 yield Cell(point, edited(pipe, sources[0], first, psi_, "interpolate", **to), stem)
 
@@ -232,6 +242,7 @@ def arithmetic(
 
     from gigagan.editing import Directions, difference, move
     from gigagan.editing.tensor_file import check_model
+    from gigagan.models.latents import Latents
 
     pipe, psi_, (source,) = _opened(model, device, psi, start, seeds=seeds)
     what: dict[str, object]
@@ -239,17 +250,20 @@ def arithmetic(
         found = Directions.read(direction[0])
         check_model(direction[0], found.model, pipe)
         step, what = found.step(direction[1]), {"direction": direction[1], "directions": direction[0].name}
+        added = slug(direction[1])
     else:
         # The conditional mean: what a prompt has whatever the seed.
-        a, b = (pipe.latents(pipe.check(prompts), pipe.z([0] * len(prompts)), 0.0) for prompts in (plus, minus))
-        step, what = difference(a, b), {"add": list(plus), "subtract": list(minus)}
+        more, less = ([Source.of(text, pipe) for text in texts] for texts in (plus, minus))
+        a, b = (Latents.join([one.latents(pipe, 0, 0.0) for one in group]) for group in (more, less))
+        step, what = difference(a, b), {"add": [one.name for one in more], "subtract": [one.name for one in less]}
+        added = more[0].slug
 
     def cells() -> Iterator[Cell]:
         for seed in numbers:
             point = source.latents(pipe, seed, psi_)
             for amount in amounts:
                 info = edited(pipe, source, seed, psi_, "arithmetic", strength=amount, **what)
-                stem = f"{source.slug}-{seed}-plus-{slug(direction[1] if direction else plus[0])}-{amount:g}"
+                stem = f"{source.slug}-{seed}-plus-{added}-{amount:g}"
                 yield Cell(move(point, step.to(point.ws), amount), info, stem)
 
     columns = [f"{amount:+g}" if amount else "0" for amount in amounts]
@@ -267,8 +281,8 @@ def parse_strengths(text: str) -> list[float]:
     return list(dict.fromkeys(float(part) for part in parts))
 
 
-def _seeds(seeds: str | None) -> list[int]:
-    return [0] if seeds is None else parse_seeds(seeds)
+def _seeds(seeds: str | None, *, again: bool = False) -> list[int]:
+    return [0] if seeds is None else parse_seeds(seeds, again=again)
 
 
 def _opened(

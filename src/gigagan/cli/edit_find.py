@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from gigagan.cli.cells import DEVICE, MODEL, Cell, deliver, edited
-from gigagan.cli.files import check_new, check_target, probe
+from gigagan.cli.cells import DEVICE, MODEL, Cell, Source, deliver, edited, words
+from gigagan.cli.files import check_new, check_target, printable, probe
 from gigagan.cli.signing import configured_signer, signing
 from gigagan.data.places import write_whole
 from gigagan.errors import ConfigError, DataError
@@ -42,15 +42,16 @@ def directions(prompts: tuple[str, ...], out: Path, method: str, count: int, mod
 
     import torch
 
-    from gigagan.cli.cells import Source
     from gigagan.editing import move, principal_directions, style_factors
     from gigagan.editing.directions import numbered
+    from gigagan.grid import check_size, grid_size
     from gigagan.pipeline import DEFAULT_PSI, Pipeline
 
     pipe = Pipeline.from_pretrained(model, device=device)
-    asked = pipe.check(prompts)
+    asked = words(pipe, prompts)
     if count > pipe.generator.cfg.w_dim:
         raise ConfigError(f"--count {count}: w has {pipe.generator.cfg.w_dim} dimensions; give at most so many")
+    check_size(grid_size(count, len(SHOWN_STRENGTHS), pipe.resolution), "give a smaller --count")
     each = -(-SAMPLES // len(asked))
     w = torch.cat([pipe.latents([prompt] * each, pipe.z(range(each)), 1.0).ws[:, 0].clone() for prompt in asked])
     steps = principal_directions(w, count) if method == "pca" else style_factors(pipe.generator, w, count)
@@ -91,7 +92,7 @@ def name(file: Path, names: tuple[str, ...]) -> None:
     found = Directions.read(file).named(wanted)
     write_whole(file, found.as_bytes())
     for number_, told in enumerate(found.names):
-        print(f"{number_}: {told}")
+        print(f"{number_}: {printable(told)}")
 
 
 @click.command()
@@ -124,7 +125,7 @@ def project(picture: Path, prompt: str, out: Path, steps: int, model: str, devic
 
     photo = picture.read_bytes()
     pipe = Pipeline.from_pretrained(model, device=device, upsampled=False)
-    (prompt,) = pipe.check(prompt)
+    (prompt,) = words(pipe, [prompt])
     try:
         img = as_batch([decode(photo, pipe.resolution)])
     except DataError as error:

@@ -26,6 +26,11 @@ def slug(prompt: str) -> str:
     return cut.strip("-") or "picture"
 
 
+def printable(text: str) -> str:
+    """What a file says, as it can be printed: it can hold anything, but not steer the terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def check_place(path: Path, *, folder: bool) -> None:
     """What can be known of the output before anything is loaded; `probe` finds out the rest."""
     if not folder and path.suffix.lower() != ".png":

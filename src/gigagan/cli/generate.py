@@ -214,9 +214,9 @@ def _known(pipe: "Pipeline", wanted: list[str], *, by_class: bool) -> list[str]:
     return wanted
 
 
-def parse_seeds(text: str, *, option: str = "--seeds") -> list[int]:
-    """Seeds of "7", "0-15" or "0,1,4-6", in order, each once. Raises ConfigError for anything else."""
-    seeds: dict[int, None] = {}
+def parse_seeds(text: str, *, option: str = "--seeds", again: bool = False) -> list[int]:
+    """Seeds of "7", "0-15" or "0,1,4-6", in order, each once or `again`. Raises ConfigError for anything else."""
+    seeds: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part, re.ASCII)
         if not match:
@@ -227,10 +227,10 @@ def parse_seeds(text: str, *, option: str = "--seeds") -> list[int]:
             raise ConfigError(f"{option} {text}: a {option[2:-1]} is at most {2**63 - 1}")
         if last < first:
             raise ConfigError(f"{option} {text}: {part.strip()} runs backward; write {last}-{first}")
-        if last - first >= MAX_PICTURES:
+        if len(seeds) + last - first >= MAX_PICTURES:
             raise ConfigError(f"{option} {text}: more than {MAX_PICTURES:,} of them; give fewer")
-        seeds |= dict.fromkeys(range(first, last + 1))
-    return list(seeds)
+        seeds += range(first, last + 1)
+    return seeds if again else list(dict.fromkeys(seeds))
 
 
 def _read_prompts(file: Path) -> list[str]:
@@ -262,9 +262,11 @@ def _draw_files(
 
 
 def _sheet_bytes(pipe: "Pipeline", prompts: list[str], seeds: list[int], psi: float, enlarge: str) -> bytes:
-    from gigagan.grid import captioned_sheet, labelled_grid
+    from gigagan.grid import captioned_sheet, captioned_size, check_size, grid_size, labelled_grid
     from gigagan.metadata import sheet_bytes
 
+    side = pipe.resolution
+    check_size(captioned_size(len(prompts), side) if len(seeds) == 1 else grid_size(len(prompts), len(seeds), side))
     images: list[Image] = [image for output in _drawn(pipe, prompts, seeds, psi) for image in output.images]
     if len(seeds) == 1:
         sheet = captioned_sheet(images, prompts, enlarge=enlarge)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from gigagan.cli.files import printable
 from gigagan.errors import DataError
 
 
@@ -13,7 +14,8 @@ from gigagan.errors import DataError
 def show(file: Path, as_json: bool) -> None:
     """Print what a generated picture says about itself: prompt, seed, psi, model and version.
 
-    Of a picture that is signed (C2PA) also by whom, and whether it is still as it was signed.
+    Of a film (WebP, GIF) its prompts, seeds and the options of `gigagan video`. Of a picture that is signed (C2PA) also
+    by whom, and whether it is still as it was signed.
     """
     from gigagan.metadata import read_info
     from gigagan.provenance import read_signature
@@ -32,5 +34,4 @@ def show(file: Path, as_json: bool) -> None:
         return
     for key, value in info.items():
         for line in value.split("\n") if key in ("prompts", "edits") else [value]:
-            # A file can hold anything, but not steer the terminal.
-            print(f"{key}: {''.join(c if c.isprintable() else ' ' for c in line)}")
+            print(f"{key}: {printable(line)}")

@@ -1,5 +1,10 @@
 """gigagan ui: the studio in a browser."""
 
+import contextlib
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -34,11 +39,8 @@ def ui(host: str, port: int, password: str | None, model: str, device: str) -> N
     if password is not None and len(password) < MIN_PASSWORD:
         raise ConfigError(f"the password has {len(password)} characters; expected at least {MIN_PASSWORD}")
 
-    import os
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="gigagan-ui-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
+    with _folder() as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(folder / "gradio")
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
         from gigagan.card import shown_part
@@ -49,6 +51,27 @@ def ui(host: str, port: int, password: str | None, model: str, device: str) -> N
         place = find_model(model)
         pipe = Pipeline.from_pretrained(place, device=device)
         card = place / "README.md"
-        text = shown_part(card.read_text(encoding="utf-8")) if card.is_file() else "This model has no card."
-        studio = app.make_app(pipe, Path(folder), text, hosts=names(host), password=password or "")
+        text = "This model has no card."
+        if card.is_file():
+            text = shown_part(card.read_text(encoding="utf-8", errors="replace"))
+        studio = app.make_app(pipe, folder / "shelf", text, hosts=names(host), password=password or "")
         app.serve(studio, host, port, lambda address: print(address, flush=True))
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder that goes when the block ends, by SIGTERM too, which then ends the process as it does anyway."""
+    asked: list[int] = []
+
+    def leave(number: int, frame: object) -> None:
+        asked.append(number)
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        with tempfile.TemporaryDirectory(prefix="gigagan-ui-") as folder:
+            yield Path(folder)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if asked:
+            signal.raise_signal(signal.SIGTERM)

@@ -1,12 +1,14 @@
 """gigagan video: the way between prompts and seeds as mp4, GIF or WebP."""
 
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from gigagan.cli.cells import DEVICE, MODEL, PSI
+from gigagan.cli.cells import DEVICE, MODEL, PSI, words
 from gigagan.cli.files import check_target, probe
 from gigagan.cli.generate import parse_seeds
 from gigagan.errors import ConfigError
@@ -14,6 +16,8 @@ from gigagan.errors import ConfigError
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
+
+    from gigagan.editing.films import Easing
 
 MAX_FRAMES = 100_000
 
@@ -23,9 +27,11 @@ MAX_FRAMES = 100_000
 @click.option(
     "--seeds",
     metavar="LIST",
-    help="One for all prompts, one for each, or of one prompt its key frames.  [default: 0]",
+    help="One for all prompts, one for each, or of one prompt its key frames: 0-3 or 0,1,0.  [default: 0]",
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write: .mp4, .gif or .webp.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="File to write or replace: .mp4, .gif, .webp."
+)
 @click.option("--seconds", type=float, default=2.0, show_default=True, help="From a key frame to the next.")
 @click.option("--fps", type=float, default=24.0, show_default=True, help="Frames a second.")
 @click.option(
@@ -59,36 +65,49 @@ def video(
 ) -> None:
     """Film the way from each PROMPT to the next, or from each seed of one PROMPT to the next.
 
-    Prompts may come again: "a cat" "a dog" "a cat". An unconditional model is given --seeds alone. Frames are written
-    as they are drawn; Ctrl-C leaves no half file.
+    Prompts and seeds may come again: "a cat" "a dog" "a cat". An unconditional model is given --seeds alone. Ctrl-C or
+    SIGTERM leaves no half file, and what --out held before.
     """
-    pairs = _pairs(list(prompts) or [""], [0] if seeds is None else parse_seeds(seeds))
+    pairs = _pairs(list(prompts) or [""], [0] if seeds is None else parse_seeds(seeds, again=True))
     if not 0 < seconds * fps <= MAX_FRAMES:
         raise ConfigError(f"{seconds:g} s at {fps:g} frames a second can't be; expected 1 to {MAX_FRAMES:,} frames")
 
-    from gigagan.editing import Key, film
-    from gigagan.editing.film import timeline
-    from gigagan.editing.video import FORMATS, check_video, write_video
+    from gigagan.editing import Key, check_video, film, timeline, write_video
+    from gigagan.editing.films import num_frames
+    from gigagan.editing.video import FORMATS
+    from gigagan.metadata import FilmInfo
     from gigagan.pipeline import DEFAULT_PSI, Pipeline
     from gigagan.request import check_psi
 
     psi = check_psi(DEFAULT_PSI if psi is None else psi)
-    keys = [Key(prompt, seed) for prompt, seed in pairs]
-    moments = timeline(keys, max(1, round(seconds * fps)), loop=loop, easing="smooth" if ease == "smooth" else "linear")
-    check_video(out, fps=fps, size=size or 2, count=len(moments))
+    steps = max(1, round(seconds * fps))
+    count = num_frames(len(pairs), steps, loop=loop)
+    if count > MAX_FRAMES:
+        raise ConfigError(f"{count:,} frames are more than {MAX_FRAMES:,}; give fewer key frames, --seconds or --fps")
+    check_video(out, fps=fps, size=size or 2, count=count)
     check_target(out, *FORMATS)
     pipe = Pipeline.from_pretrained(model, device=device)
     side = size or max(pipe.resolution, 4 * pipe.generator.cfg.resolution)
-    check_video(out, fps=fps, size=side, count=len(moments))
-    pipe.check(prompts)
-    for prompt in dict.fromkeys(prompts):
-        if message := pipe.cut(prompt):
-            click.echo(f"gigagan: {message}", err=True)
+    check_video(out, fps=fps, size=side, count=count)
+    words(pipe, prompts)
     probe(out.parent)
-    about = "; ".join(f"{key.prompt} (seed {key.seed})" for key in keys)
-    frames = _enlarged(film(pipe, moments, psi=psi), len(moments), side)
-    write_video(out, frames, count=len(moments), fps=fps, about=f"{about}; psi {psi}, model {pipe.model_hash}")
+    texts, numbers = zip(*pairs, strict=True)
+    about = FilmInfo(texts, numbers, psi, seconds, fps, loop, ease, pipe.model_hash)
+    easing: Easing = "smooth" if ease == "smooth" else "linear"
+    moments = timeline([Key(*pair) for pair in pairs], steps, loop=loop, easing=easing)
+    with _ended_by_sigterm():
+        write_video(out, _enlarged(film(pipe, moments, psi=psi), count, side), count=count, about=about)
     print(out)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, which takes what is half done away."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _pairs(prompts: list[str], seeds: list[int]) -> list[tuple[str, int]]:

@@ -4,6 +4,7 @@ Precedence: defaults < preset or file < `section.key=value` overrides. `None` ne
 """
 
 from gigagan.config.load import from_dict, load, preset_names, to_yaml
+from gigagan.config.loss import LossConfig, Weights
 from gigagan.config.networks import (
     AttentionConfig,
     DiscriminatorConfig,
@@ -17,12 +18,10 @@ from gigagan.config.run import (
     DataConfig,
     DegradeConfig,
     FilterConfig,
-    LossConfig,
     OptimizerConfig,
     RunConfig,
     TextConfig,
     TrainConfig,
-    Weights,
 )
 from gigagan.config.schedule import value_at
 

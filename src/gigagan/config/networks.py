@@ -44,6 +44,14 @@ def check_levels(
             )
 
 
+def check_width(channel_base: int, resolution: int, prefix: str = "") -> None:
+    if channel_base < resolution:
+        raise ValueError(
+            f"{prefix}channel_base is {channel_base}, less than a channel at {resolution} px; "
+            f"give at least {resolution}"
+        )
+
+
 def check_heads(text_dim: int, text_heads: int, text_layers: int, prefix: str = "") -> None:
     if text_layers and text_dim % text_heads:
         raise ValueError(
@@ -132,6 +140,7 @@ class GeneratorConfig(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> "GeneratorConfig":
+        check_width(self.channel_base, self.resolution)
         check_levels(self.resolution, self.resolutions, self.attention, blocks=self.blocks, filters=self.num_filters)
         check_heads(self.text_dim, self.text_heads, self.text_layers)
         return self
@@ -214,6 +223,7 @@ class UpsamplerConfig(Section):
             )
         if len(self.encoder_blocks) != UPSAMPLER_DOWNS:
             raise ValueError(f"encoder_blocks has {len(self.encoder_blocks)} numbers; give {UPSAMPLER_DOWNS}")
+        check_width(self.channel_base, self.resolution)
         check_levels(self.resolution, self.resolutions, self.attention, blocks=self.blocks, filters=self.num_filters)
         if above := [side for side in self.attention.resolutions if side > self.input_resolution]:
             raise ValueError(f"attention.resolutions names {above[0]}, above the input's {self.input_resolution}")

@@ -8,19 +8,23 @@ pyramid = pipe.draw(mix(coarse, fine, layer=3))
 """
 
 from gigagan.editing.arithmetic import difference, move
-from gigagan.editing.blend import blend, interpolate, plane, slerp
+from gigagan.editing.blending import blend, interpolate, lerp, plane, slerp
 from gigagan.editing.directions import Directions, principal_directions, style_factors
-from gigagan.editing.film import Key, film
-from gigagan.editing.mix import mix
-from gigagan.editing.project import project
+from gigagan.editing.films import Key, Moment, film, timeline
+from gigagan.editing.mixing import mix
+from gigagan.editing.projection import project
+from gigagan.editing.video import check_video, write_video
 
 __all__ = [
     "Directions",
     "Key",
+    "Moment",
     "blend",
+    "check_video",
     "difference",
     "film",
     "interpolate",
+    "lerp",
     "mix",
     "move",
     "plane",
@@ -28,4 +32,6 @@ __all__ = [
     "project",
     "slerp",
     "style_factors",
+    "timeline",
+    "write_video",
 ]

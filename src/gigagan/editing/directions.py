@@ -45,7 +45,7 @@ class Directions:
     def step(self, name: str) -> Float[Tensor, " S"]:
         """The step of a name. Raises ConfigError where there is none."""
         if name not in self.names:
-            raise ConfigError(f"no direction {name!r}; there are {', '.join(self.names)}")
+            raise ConfigError(f"no direction {name!r}; there are {', '.join(map(repr, self.names))}")
         return self.steps[self.names.index(name)]
 
     def as_bytes(self) -> bytes:

@@ -38,4 +38,4 @@ def read_tensor(path: Path, kind: str, command: str) -> tuple[Tensor, dict[str, 
 def check_model(path: Path, model: str, pipe: Pipeline) -> None:
     """Raises ConfigError for a file made with another model: a step or a point means nothing there."""
     if model != pipe.model_hash:
-        raise ConfigError(f"{path}: belongs to model {model or 'unknown'}, not to {pipe.model_hash}; give its --model")
+        raise ConfigError(f"{path}: belongs to model {model!r}, not to {pipe.model_hash!r}; give its --model")

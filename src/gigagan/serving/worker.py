@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 
-from gigagan.editing import Key, mix
-from gigagan.editing.film import Moment, points
+from gigagan.editing import Key, Moment, mix
+from gigagan.editing.films import points
 from gigagan.errors import GigaGANError
 from gigagan.models.frozen_labels import ClassNames
 from gigagan.models.latents import Latents

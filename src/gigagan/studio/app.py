@@ -1,6 +1,6 @@
 """The studio as a server: the page, the frames of Explore, and the gate before both."""
 
-import io
+import logging
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ MONO = ["ui-monospace", "monospace"]
 def make_app(
     pipe: Pipeline, folder: Path, card: str, *, hosts: tuple[str, ...] = OWN_NAMES, password: str = ""
 ) -> Gate:
-    """The studio, ASGI. `folder`: where its files may lie, and Gradio's cache is in it (GRADIO_TEMP_DIR).
+    """The studio, ASGI. `folder`: for its files, not in GRADIO_TEMP_DIR, where Gradio deletes what is old.
 
     Raises MissingExtra without gradio.
     """
@@ -37,12 +37,10 @@ def make_app(
     @app.get("/explore/{name}")
     def frame(name: str, x: float, y: float, size: int = 0) -> Response:
         try:
-            image = desk.frame(name, x, y, min(size, MAX_FRAME_PX))
+            content = desk.frame(name, x, y, min(size, MAX_FRAME_PX))
         except GigaGANError as error:
             return PlainTextResponse(str(error), 404)
-        content = io.BytesIO()
-        image.save(content, "PNG", compress_level=1)
-        return Response(content.getvalue(), media_type="image/png", headers={"cache-control": "private, max-age=600"})
+        return Response(content, media_type="image/png", headers={"cache-control": "private, max-age=600"})
 
     gr.mount_gradio_app(
         app,
@@ -78,5 +76,7 @@ def serve(app: Gate, host: str, port: int, ready: Callable[[str], None]) -> None
             ready(f"{address}/")
 
     server.startup = startup  # type: ignore[method-assign]
+    # A page that is open at the end holds a connection, which is cut: of that there is nothing to tell.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not server.should_exit)
     with listener:
         server.run(sockets=[listener])

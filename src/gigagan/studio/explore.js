@@ -11,10 +11,11 @@
 
   async function draw(pad, x, y, size) {
     const started = performance.now();
-    const answer = await fetch(`explore/${pad.dataset.plane}?x=${x.toFixed(4)}&y=${y.toFixed(4)}&size=${size}`);
     const note = pad.parentElement.querySelector(".note");
-    if (!answer.ok) {
-      note.textContent = await answer.text();
+    const place = `x=${x.toFixed(4)}&y=${y.toFixed(4)}&size=${size}`;
+    const answer = await fetch(`explore/${pad.dataset.plane}?${place}`).catch(() => null);
+    if (!answer || !answer.ok) {
+      note.textContent = answer ? await answer.text() : "the studio doesn't answer; is it still running?";
       return;
     }
     note.textContent = "";
@@ -55,12 +56,15 @@
     }, REST_MS);
   }
 
-  document.addEventListener("pointermove", (event) => {
+  function follow(event) {
     const pad = event.target.closest && event.target.closest("#pad");
     if (!pad) return;
     const box = pad.getBoundingClientRect();
     go(pad, (event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
-  });
+  }
+
+  document.addEventListener("pointermove", follow);
+  document.addEventListener("pointerdown", follow); // a tap of a finger is no move
 
   document.addEventListener("keydown", (event) => {
     const pad = event.target.closest && event.target.closest("#pad");

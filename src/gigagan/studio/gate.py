@@ -11,6 +11,7 @@ POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' data: blob:; "
     "frame-ancestors 'none'; form-action 'self'; base-uri 'self'"
 )
+POLICY_VIOLATION = 1008  # RFC 6455, 7.4.1
 HEADERS = [
     (b"content-security-policy", POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
@@ -32,13 +33,16 @@ class Gate:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
+        if scope["type"] != "http":  # the page has no use for websockets
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION})
+            return
         headers = dict(scope["headers"])
         if self.hosts and without_port(headers.get(b"host", b"")) not in self.hosts:
             await _refuse(send, 421, b"this server goes by another name", [])
         elif self.password and not self._knows(headers.get(b"authorization", b"")):
             ask = (b"www-authenticate", b'Basic realm="gigagan", charset="UTF-8"')
             await _refuse(send, 401, b"the password, please", [ask])
-        elif scope["type"] == "http":
+        else:
             await self.app(scope, receive, _with_headers(send))
 
     def _knows(self, authorization: bytes) -> bool:

@@ -1,6 +1,6 @@
 """The page: tabs of inputs and outputs over a Desk."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from importlib import resources
 from pathlib import Path
@@ -12,7 +12,7 @@ from gigagan.errors import DataError, GigaGANError
 from gigagan.pipeline import DEFAULT_PSI
 from gigagan.request import fresh_seeds
 from gigagan.studio.desk import MAX_PICTURES, Desk
-from gigagan.studio.inputs import lines, parse_seed_list
+from gigagan.studio.inputs import filled, lines, parse_seed_list
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -26,12 +26,17 @@ CORNERS = (
     "a black and white icon of a cat",
     "a flat icon of a blue heart",
 )
+FIRST_PROMPT = "a rocket"  # of no style: then seeds differ in theirs
+Drawing = tuple[str, float, list[int]]
+"""Prompt, psi and seeds."""
 MAX_HISTORY = 20
 PICTURE_PX = 340
 SHORT_SEED = 1_000_000  # of the seeds that the page draws: they have to be read and typed
 QUIET: dict[str, Any] = {"api_visibility": "private"}
 """Of every event: the page is the page, programs have the library and the HTTP server."""
 SHOWN_SEC = 8
+CACHE_SEC = (3600, 3600)
+"""How often Gradio looks, and how old its copies become; it makes them anew from the shelf."""
 
 
 def asset(name: str) -> str:
@@ -54,12 +59,20 @@ def told(work: Callable[P, R]) -> Callable[P, R]:
     return tried
 
 
+def _warn(desk: Desk, prompts: Iterable[str]) -> None:
+    """Says on the page where prompts are cut."""
+    import gradio as gr
+
+    if message := desk.cut(prompts):
+        gr.Warning(message, duration=SHOWN_SEC)
+
+
 def build(desk: Desk, card: str) -> "gr.Blocks":
     """All tabs; `card` is the model's, Markdown."""
     import gradio as gr
 
     name = f"{desk.pipe.resolution} px, model {desk.pipe.model_hash or 'in memory'}, open-gigagan {__version__}"
-    with gr.Blocks(title="GigaGAN studio", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+    with gr.Blocks(title="GigaGAN studio", analytics_enabled=False, delete_cache=CACHE_SEC) as page:
         gr.Markdown(f"# GigaGAN studio\n{name}")
         with gr.Tab("Generate", id="generate"):
             _generate(desk)
@@ -118,7 +131,7 @@ def _picture(label: str, elem_id: str, *, height: int | None = PICTURE_PX) -> "g
 def _generate(desk: Desk) -> None:
     import gradio as gr
 
-    prompt = gr.Textbox(label="Prompt", value=CORNERS[0], lines=1, max_lines=1, autofocus=True, elem_id="prompt")
+    prompt = gr.Textbox(label="Prompt", value=FIRST_PROMPT, lines=1, max_lines=1, autofocus=True, elem_id="prompt")
     with gr.Row():
         count = gr.Slider(1, MAX_PICTURES, 16, step=1, label="Pictures")
         psi = _psi()
@@ -131,28 +144,33 @@ def _generate(desk: Desk) -> None:
             "Download it, with its prompt and seed inside", interactive=False, elem_id="download"
         )
     past = _pictures("History: click to go back", "past", 12)
-    shown, history = gr.State([]), gr.State([])
+    # What it takes to draw pictures again, (prompt, psi, seeds), as their files may be gone by then.
+    shown, history = gr.State(), gr.State([])
 
     @told
-    def generate(prompt: str, count: float, psi: float, kept: str, history: list[Any]) -> tuple[Any, ...]:
-        seeds = parse_seed_list(kept)[:MAX_PICTURES]
+    def generate(prompt: str, count: float, psi: float, kept: str, history: list[Drawing]) -> tuple[Any, ...]:
+        seeds = list(dict.fromkeys(parse_seed_list(kept)))
         seeds += [seed % SHORT_SEED for seed in fresh_seeds(max(0, int(count) - len(seeds)))]
-        paths = desk.pictures(prompt, seeds, psi)
-        pictures = [(str(path), f"seed {seed}") for path, seed in zip(paths, seeds, strict=True)]
-        history = [(prompt, psi, pictures), *history][:MAX_HISTORY]
-        return pictures, pictures, history, _first(history)
+        _warn(desk, [prompt])
+        drawing = prompt, psi, seeds
+        pictures = _captioned(desk, drawing)
+        history = [drawing, *history][:MAX_HISTORY]
+        firsts = [(str(desk.pictures(prompt, seeds[:1], psi)[0]), prompt) for prompt, psi, seeds in history]
+        return pictures, drawing, history, firsts
 
-    def choose(kept: str, shown: list[Any], event: gr.SelectData) -> tuple[Any, ...]:
-        path, label = shown[event.index]
-        seeds = [seed for seed in (part.strip() for part in kept.split(",")) if seed]
-        seed = label.removeprefix("seed ")
-        seeds = [*seeds, seed] if seed not in seeds else seeds
-        large = str(desk.full_size(Path(path)))
-        return ", ".join(seeds), large, gr.DownloadButton(value=large, interactive=True)
+    @told
+    def choose(kept: str, shown: Drawing, event: gr.SelectData) -> tuple[Any, ...]:
+        prompt, psi, seeds = shown
+        seed = seeds[event.index]
+        large = str(desk.full_size(prompt, seed, psi))
+        texts = [text for text in (part.strip() for part in kept.split(",")) if text]
+        texts += [] if str(seed) in texts else [str(seed)]
+        return ", ".join(texts), large, gr.DownloadButton(value=large, interactive=True)
 
-    def go_back(history: list[Any], event: gr.SelectData) -> tuple[Any, ...]:
-        prompt, psi, pictures = history[event.index]
-        return prompt, psi, pictures, pictures
+    @told
+    def go_back(history: list[Drawing], event: gr.SelectData) -> tuple[Any, ...]:
+        drawing = history[event.index]
+        return drawing[0], drawing[1], _captioned(desk, drawing), drawing
 
     inputs: list[Any] = [prompt, count, psi, kept, history]
     outputs: list[Any] = [gallery, shown, history, past]
@@ -162,8 +180,10 @@ def _generate(desk: Desk) -> None:
     past.select(go_back, [history], [prompt, psi, gallery, shown], **QUIET)
 
 
-def _first(history: list[Any]) -> list[tuple[str, str]]:
-    return [(pictures[0][0], prompt) for prompt, _, pictures in history]
+def _captioned(desk: Desk, drawing: Drawing) -> list[tuple[str, str]]:
+    """Of a gallery: files, each with its seed."""
+    prompt, psi, seeds = drawing
+    return [(str(path), str(seed)) for path, seed in zip(desk.pictures(prompt, seeds, psi), seeds, strict=True)]
 
 
 def _mix(desk: Desk, tab: "gr.Tab") -> None:
@@ -184,15 +204,18 @@ def _mix(desk: Desk, tab: "gr.Tab") -> None:
         picture = _picture("Mixed", "mixed")
         with gr.Column():
             every = _pictures("At every layer", "layers", 4)
-    mixed = gr.State([])
+    mixed = gr.State()
 
     @told
     def draw(coarse: str, fine: str, seed: float | None, psi: float, layer: float) -> tuple[Any, ...]:
-        paths = [str(path) for path in desk.mixes(coarse, fine, int(seed or 0), psi)]
-        return paths, [(path, f"layer {n}") for n, path in enumerate(paths)], paths[int(layer)]
+        mixed = coarse, fine, int(seed or 0), psi
+        _warn(desk, [coarse, fine])
+        paths = [str(path) for path in desk.mixes(*mixed)]
+        return mixed, [(path, f"layer {n}") for n, path in enumerate(paths)], paths[int(layer)]
 
-    def move(mixed: list[str], layer: float) -> Any:
-        return mixed[int(layer)] if mixed else None
+    @told
+    def move(mixed: tuple[str, str, int, float] | None, layer: float) -> str | None:
+        return None if mixed is None else str(desk.mixes(*mixed)[int(layer)])
 
     inputs: list[Any] = [coarse, fine, seed, psi, layer]
     outputs: list[Any] = [mixed, every, picture]
@@ -208,7 +231,7 @@ def _explore(desk: Desk, tab: "gr.Tab") -> None:
     import gradio as gr
 
     gr.Markdown(
-        "Move the pointer, or the arrow keys once the picture has the focus. Where it rests it is drawn larger."
+        "Move the pointer, tap, or press arrow keys once the picture has the focus. Where it rests it is drawn larger."
     )
     with gr.Row():
         boxes = [
@@ -227,7 +250,9 @@ def _explore(desk: Desk, tab: "gr.Tab") -> None:
 
     @told
     def lay(one: str, two: str, three: str, four: str, kind: str, seed: float | None, psi: float) -> str:
-        name = desk.explore([one, two, three, four], int(seed or 0), psi, directions=kind == along)
+        corners = [one, two, three, four]
+        _warn(desk, corners)
+        name = desk.explore(corners, int(seed or 0), psi, directions=kind == along)
         return (
             f'<div id="pad" data-plane="{name}" data-x="0.5" data-y="0.5" tabindex="0" role="application" '
             f'aria-label="Plane of pictures; move with the arrow keys">'
@@ -257,6 +282,7 @@ def _table(desk: Desk) -> None:
 
     @told
     def draw(things: str, styles: str, seed: float | None, psi: float) -> str:
+        _warn(desk, filled(lines(things), lines(styles)))
         return str(desk.table(lines(things), lines(styles), int(seed or 0), psi))
 
     go.click(draw, [things, styles, seed, psi], sheet, **QUIET)
@@ -281,6 +307,7 @@ def _upsample(desk: Desk) -> None:
     def enlarge(picture: str | None, scale: str, prompt: str, seed: float | None) -> tuple[Any, ...]:
         if picture is None:
             raise DataError("no picture came; drop one on the page first")
+        _warn(desk, [prompt])
         before, after = desk.upsampled(Path(picture), int(scale), prompt, int(seed or 0))
         return (str(before), str(after)), gr.DownloadButton(value=str(after), interactive=True)
 
@@ -310,6 +337,7 @@ def _video(desk: Desk) -> None:
     def shoot(
         prompts: str, seeds: str, seconds: float, fps: float, psi: float, loop: bool, kind: str
     ) -> tuple[Any, ...]:
+        _warn(desk, lines(prompts))
         path = desk.film(
             lines(prompts), parse_seed_list(seeds) or [0], psi, seconds=seconds, fps=fps, loop=loop, kind=kind
         )
@@ -320,4 +348,6 @@ def _video(desk: Desk) -> None:
             gr.DownloadButton(value=str(path), interactive=True),
         )
 
-    go.click(shoot, [prompts, seeds, seconds, fps, psi, loop, kind], [shown, played, download], **QUIET)
+    inputs: list[Any] = [prompts, seeds, seconds, fps, psi, loop, kind]
+    # Every frame of a WebP or GIF is held until its end (`video.MAX_HELD_BYTES`), so one film at a time.
+    go.click(shoot, inputs, [shown, played, download], **QUIET, concurrency_limit=1)

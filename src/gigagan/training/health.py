@@ -24,7 +24,7 @@ Hook = Callable[[nn.Module, Any, Any], None]
 PICTURES = 8
 """At most so many are looked at."""
 DEAD = 0.02
-"""A level whose features differ so little between prompts, in units of their size, no longer follows them."""
+"""A level whose features differ so little between prompts at one seed, in units of their size, doesn't follow them."""
 IGNORED = 0.02
 """D tells pairs from mismatched ones by less than this."""
 BLIND = 0.02
@@ -36,7 +36,7 @@ SURE = 20.0
 STEEP = 1e5
 """R1's squared gradient of D at real pictures is above this."""
 COLLAPSED = 0.01
-"""Pictures of different prompts differ by less than this, in units of half the range."""
+"""Pictures of different prompts at one seed differ by less than this, in units of half the range."""
 QUIET_KIMG = 20.0
 """Before so many thousand images D hasn't read a text yet, and nothing is called ill."""
 
@@ -46,27 +46,42 @@ def examine(state: TrainState, batch: MicroBatch) -> dict[str, float]:
     """Figures of G and D on the first pictures of a batch, by name (`Health/...`, `Logits/...`)."""
     count = min(PICTURES, len(batch.captions))
     features = batch.features.first(count)
+    # One seed, so that what differs does so by the prompt; where no prompts differ the seeds are looked at.
+    z = batch.z[:1].expand(count, -1) if len(set(batch.captions[:count])) > 1 else batch.z[:count]
     findings: dict[str, float] = {}
     training = state.G.training
     state.G.eval()
     with _watched(state.G, findings, "G"):
         given = [one[:count] for one in batch.given]
-        pyramid = state.G(batch.z[:count], features, *given, dtype=state.dtype)
+        pyramid = state.G(z, features, *given, dtype=state.dtype)
     state.G.train(training)
     findings["Health/G/picture_spread"] = float(pyramid[0].std(dim=0).mean()) if count > 1 else 1.0
-    if state.cfg.loss.adv_weight:
-        real = image_pyramid(to_float(batch.img[:count]), levels=state.D.num_levels)
-        pyramid = pyramid[: state.D.num_levels]
-        if batch.window is not None:
-            window = batch.window.part(slice(count))
-            real, pyramid = window(real), window(pyramid)
-        with _watched(state.D, findings, "D"):
-            own = state.D(real, features, dtype=state.dtype)
-        generated = state.D(pyramid, features, dtype=state.dtype)
-        for i, exits in enumerate(own):
-            for j, logits in exits.items():
-                findings[f"Logits/real/{i}_{j}"] = float(logits.mean())
-                findings[f"Logits/gen/{i}_{j}"] = float(generated[i][j].mean())
+    return findings | _judged(state, batch, count, pyramid) if state.cfg.loss.adv_weight else findings
+
+
+def _judged(state: TrainState, batch: MicroBatch, count: int, pyramid: list[Tensor]) -> dict[str, float]:
+    """Figures of D on real pictures and on G's."""
+    findings: dict[str, float] = {}
+    real = image_pyramid(to_float(batch.img[:count]), levels=state.D.num_levels)
+    pyramid = pyramid[: state.D.num_levels]
+    if batch.window is not None:
+        window = batch.window.part(slice(count))
+        real, pyramid = window(real), window(pyramid)
+    t_D = state.D.text(batch.features).t_global
+    with _watched(state.D, findings, "D"):
+        exits = state.D.phi(real, dtype=state.dtype)
+    own = state.D.judge(exits, t_D[:count])
+    generated = state.D.judge(state.D.phi(pyramid, dtype=state.dtype), t_D[:count])
+    for i, levels in enumerate(own):
+        for j, logits in levels.items():
+            findings[f"Logits/real/{i}_{j}"] = float(logits.mean())
+            findings[f"Logits/gen/{i}_{j}"] = float(generated[i][j].mean())
+    told = batch.has_other[:count]
+    if not state.weights.match_D and state.cfg.discriminator.text_dim and told.any():
+        # Without the matching loss no step looks at others' captions, which says the more of what D makes of text.
+        others, last = state.D.judge(exits, t_D[batch.other[:count]]), max(own[0])
+        gaps = (own[0][last] - others[0][last]).flatten(1).mean(dim=1)
+        findings["Health/match_gap"] = float(gaps[told].mean())
     return findings
 
 
@@ -92,7 +107,8 @@ def alarms(row: dict[str, float], kimg: float) -> list[str]:
     if row.get("Loss/D/r1", 0.0) > STEEP:
         found.append(f"D's squared gradient at real pictures is {row['Loss/D/r1']:.3g}: raise loss.r1_gamma")
     if row.get("Health/G/picture_spread", 1.0) < COLLAPSED:
-        found.append(f"pictures of different prompts differ by {row['Health/G/picture_spread']:.3f}: G has collapsed")
+        spread = row["Health/G/picture_spread"]
+        found.append(f"pictures of different prompts differ by {spread:.3f}: G has collapsed, or ignores the text")
     return found
 
 

@@ -251,6 +251,7 @@ def _apply(
     stats.add({f"Gradients/{name}": norm for name, norm in zip(optimizers, norms, strict=True)})
     for optimizer in optimizers.values():
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)  # the other half has no room for these
     return verdict, []
 
 

@@ -125,6 +125,7 @@ def micro_batches(
         part = slice(start, start + batch_gpu)
         captions = batch.captions[part]
         generator.manual_seed(_mix(cfg.train.seed, state.place, phase, first + start))
+        # Unstated: among which captions another one is found; those of the micro-batch.
         other, has_other = mismatched(captions, generator)
         given = () if degradation is None else (degradation.part(part)(batch.img[part]).to(state.device),)
         yield MicroBatch(

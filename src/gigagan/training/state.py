@@ -118,6 +118,7 @@ class TrainState:
         """
         if not all_finite([*self.G.parameters(), *self.G.buffers()]):
             return False
+        # Deviation: a half-life in images, whatever the batch, and a twentieth of the run at most.
         decay = ema_decay(self.cfg.train.batch, min(self.cfg.train.ema_kimg, (self.nimg + 1) / 20_000))
         ours, theirs = local(list(self.G_ema.parameters())), local(list(self.G.parameters()))
         torch._foreach_lerp_(ours, theirs, 1 - decay)
@@ -206,6 +207,7 @@ def build_optimizer(network: nn.Module, cfg: OptimizerConfig, *, lazy: float) ->
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             is_mapping = name.startswith("mapping.")
+            # Unstated: which weights are attention's; all of its stacks, norms and MLPs included.
             kind = ("attention" in name, name.startswith("text."), is_mapping, is_sharded(parameter))
             groups.setdefault(kind, []).append(parameter)
     return torch.optim.AdamW(

@@ -26,7 +26,7 @@ def vision_judges(
     state: TrainState, V: VisionAidedDiscriminator, batch: MicroBatch, generated: Tensor, real: Tensor
 ) -> tuple[Tensor, Stats]:
     """V's loss: own captions as in D, others' as in the matching loss (Eq. 6 and 8 with V for D)."""
-    # Unstated: whether V takes part in the matching loss; it does, with D's weight.
+    # Unstated: whether V takes part in the matching loss; it does, with D's weight and D's choice of pictures.
     seen = V.look(_look(state, torch.cat([generated, real])).maps)
     t = V.text(batch.features).t_global
     own = V.judge(seen, t.repeat(2, 1))
@@ -39,7 +39,9 @@ def vision_judges(
     }
     if weight := state.weights.match_D:
         others = V.judge(seen, t[batch.other].repeat(2, 1))
-        match = losses.mean_where(_mean(others, losses.loss_generated), batch.has_other.repeat(2)) * 2
+        halves = _mean(others, losses.loss_generated).chunk(2)
+        of_generated, of_real = (losses.mean_where(half, batch.has_other) for half in halves)
+        match = of_generated + of_real if state.cfg.loss.match_generated else of_real
         total = total + weight * match
         stats["Loss/V/match"] = match.detach()
         stats["Scores/vision_mismatched"] = _score([logits.chunk(2)[1] for logits in others])

@@ -1,5 +1,6 @@
 """Key frames of prompts and seeds to a run of pictures between them, a micro-batch at a time."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +9,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from gigagan.editing.blend import interpolate, slerp
+from gigagan.editing.blending import interpolate, slerp
 from gigagan.errors import ConfigError
 from gigagan.models.latents import Latents
 from gigagan.pipeline import DEFAULT_PSI, Pipeline
@@ -33,15 +34,21 @@ class Moment:
     t: float
 
 
+def num_frames(num_keys: int, steps: int, *, loop: bool) -> int:
+    """Frames of a `timeline`, known before it is made. Raises ConfigError as that does."""
+    if num_keys < 2:
+        raise ConfigError(f"{num_keys} key frame came; give two prompts or two seeds, or more")
+    if steps < 1:
+        raise ConfigError(f"{steps} frames from a key to the next; expected 1 or more")
+    return num_keys * steps if loop else (num_keys - 1) * steps + 1
+
+
 def timeline(keys: Sequence[Key], steps: int, *, loop: bool, easing: Easing) -> list[Moment]:
     """`steps` frames from each key to the next; then the last key, or, to `loop`, the way back to the first.
 
     Raises ConfigError for fewer than two keys or no step.
     """
-    if len(keys) < 2:
-        raise ConfigError(f"{len(keys)} key frame came; give two prompts or two seeds, or more")
-    if steps < 1:
-        raise ConfigError(f"{steps} frames from a key to the next; expected 1 or more")
+    num_frames(len(keys), steps, loop=loop)
     ends = [*keys[1:], keys[0]] if loop else keys[1:]
     moments = [
         Moment(start, end, _eased(n / steps, easing))
@@ -55,10 +62,14 @@ def film(pipe: Pipeline, moments: Sequence[Moment], *, psi: float = DEFAULT_PSI)
     """The frames, a micro-batch at a time: one pass of the generator each, each prompt encoded once.
 
     z goes on the great arc between the seeds, and prompts are blended (`interpolate`); at t = 0 a frame is the picture
-    of its key to the bit.
+    of its key, to the bit but in the last part, which may be smaller than others.
     """
-    for start in range(0, len(moments), pipe.micro_batch):
-        part = moments[start : start + pipe.micro_batch]
+    size = pipe.micro_batch
+    for start in range(0, len(moments), size):
+        part = moments[start : start + size]
+        if len(part) < size:  # elsewhere a part is filled up, for pictures that are the same to the bit in any company
+            pipe = copy.copy(pipe)
+            pipe.micro_batch = len(part)
         yield pipe.draw(points(pipe, part, psi))[0]
 
 
