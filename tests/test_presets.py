@@ -14,6 +14,7 @@ from gigagan.data.captions import TEMPLATES
 from gigagan.data.features import CaptionFeatures
 from gigagan.data.loader import Batch
 from gigagan.evaluation.readers import SHARED_DIM, Readers
+from gigagan.models.discriminator import Discriminator
 from gigagan.models.frozen import ClassNames, EfficientNetLite, HashedText, TextEncoder, TextFeatures, Unconditional
 from gigagan.models.networks import build_generator
 from gigagan.models.upsampler import Upsampler
@@ -224,7 +225,7 @@ def test_every_large_preset_draws_and_its_twin_trains(preset: str, random_lite0:
 
 @torch.no_grad()
 def full_size(preset: str) -> None:
-    """One forward pass of G as it is, from random features."""
+    """One forward pass of G as it is, from random features, and one of D on what comes out."""
     cfg = config.load(preset)
     kind = cfg.text.encoder
     tokens = 1 if kind in ("classes", "none") else 12
@@ -239,3 +240,8 @@ def full_size(preset: str) -> None:
     assert [img.shape[-1] for img in pyramid] == [side >> i for i in range(cfg.generator.levels)]
     assert all(torch.isfinite(img).all() for img in pyramid)
     assert pyramid[0].std() > 0.01
+    del G
+    D = Discriminator(cfg.discriminator, resolution=cfg.judged_side, feature_dim=width, levels=cfg.generator.levels)
+    corner = [img[..., : cfg.judged_side >> i, : cfg.judged_side >> i] for i, img in enumerate(pyramid)]
+    logits = D.eval()(corner[: D.num_levels], features)
+    assert all(torch.isfinite(values).all() for level in logits for values in level.values())
