@@ -269,9 +269,9 @@ def test_a_film_comes_back_to_a_seed(run: Run, pipe: Pipeline) -> None:
             shown = []
             for frame in (0, 2, 4):
                 image.seek(frame)
-                shown.append(np.asarray(image.convert("RGB")))
-        assert np.array_equal(shown[0], shown[2])
-        assert not np.array_equal(shown[0], shown[1])
+                shown.append(np.asarray(image.convert("RGB")).astype(int))
+        assert np.abs(shown[0] - shown[2]).max() <= 1  # the last one is drawn among fewer
+        assert np.abs(shown[0] - shown[1]).max() > 1
 
 
 @pytest.mark.parametrize("kind", ["webp", "gif"])

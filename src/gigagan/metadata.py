@@ -76,9 +76,9 @@ class FilmInfo:
     def as_json(self) -> str:
         """As the file holds it, keys as `gigagan video` takes them: of one prompt the seeds, or one seed for all.
 
-        The keys come last: a format that has no room for thousands of them keeps the rest.
+        The keys come last: a format that has no room for thousands of them keeps the rest. Prompts are one a line.
         """
-        prompts, seeds = list(self.prompts), list(self.seeds)
+        prompts, seeds = [" ".join(prompt.split()) for prompt in self.prompts], list(self.seeds)
         if len(set(prompts)) == 1:
             prompts = prompts[:1]
         elif len(set(seeds)) == 1:

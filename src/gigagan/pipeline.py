@@ -118,6 +118,7 @@ class Pipeline:
         self.index = dict(index or {})
         self.notice = notice
         self.micro_batch = micro_batch or micro_batch_size(generator, self.device)
+        self.compiled = compiled
         self._drawing = prepared(generator, dtype, pack=not compiled)
         synthesis = self._drawing.synthesis
         self._synthesize = torch.compile(synthesis, dynamic=False) if compiled else synthesis

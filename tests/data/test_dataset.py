@@ -146,6 +146,14 @@ def test_center_of_the_shorter_side_is_kept() -> None:
     assert decode(buffer.getvalue(), None).shape == (10, 30, 3)
 
 
+def test_a_picture_is_reduced_by_an_antialiased_filter() -> None:
+    """A board of black and white fields is gray from afar."""
+    board = np.indices((64, 64)).sum(axis=0) % 2 * 255
+    buffer = io.BytesIO()
+    Image.fromarray(np.stack([board] * 3, axis=2).astype(np.uint8)).save(buffer, "PNG")
+    assert np.abs(decode(buffer.getvalue(), 8).astype(int) - 127).max() <= 16
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_every_mode_of_the_three_formats(mode: str, kind: str) -> None:

@@ -3,6 +3,7 @@
 import math
 import pkgutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,8 @@ def test_a_spherical_way_through_w_has_straight_words(pipe: Pipeline, points: di
         (lambda a: plane([a] * 3, 0.5, 0.5), "3 points and 4 weights came; give one for each"),
         (lambda a: blend([a, a], [1.5, -0.5]), r"weights 1\.5, -0\.5 came; expected 0 or more, with a sum of 1"),
         (lambda a: blend([a, a], [0.5, 0.6]), "with a sum of 1"),
+        (lambda a: blend([a, replace(a, enlarged=a)], [0.5, 0.5]), "some of the points are drawn larger and some"),
+        (lambda a: interpolate(a, a, 0.5, "sphercial"), "way is 'sphercial'; expected linear or spherical"),
     ],
 )
 def test_a_share_that_cant_be(points: dict[str, Latents], ask: Callable[[Latents], object], message: str) -> None:

@@ -169,8 +169,8 @@ def test_the_longest_film(tmp_path: Path, kind: str, seconds: float) -> None:
 
 
 def test_an_mp4_of_thousands_of_keys(tmp_path: Path) -> None:
-    pytest.importorskip("imageio_ffmpeg")
     """Whose comment can't hold them all, but how they are filmed."""
+    pytest.importorskip("imageio_ffmpeg")
     keys = [f"caf\xe9\n\0\ud800 {n}" for n in range(20_000)]
     path = tmp_path / "a.mp4"
     write_video(path, ramp(2), count=2, about=FilmInfo(keys, range(20_000), 0.7, 2.5, 24, False, "linear", "abc"))

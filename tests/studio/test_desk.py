@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gigagan import cli
+from gigagan import cli, grid
 from gigagan.config import AttentionConfig, GeneratorConfig
 from gigagan.editing import plane
 from gigagan.errors import ConfigError, DataError, GigaGANError, PromptError
@@ -112,6 +112,13 @@ def test_mixes_go_from_one_prompt_to_the_other(desk: Desk, pipe: Pipeline) -> No
     for path, prompt in ((paths[0], "x"), (paths[3], "a red apple")):
         assert np.array_equal(pixels(path), np.asarray(pipe(prompt, seeds=4).images[0]))
     assert json.loads(read_info(paths[1])["edit"]) == {"edit": "mix", "fine": "x", "fine_seed": 4, "layer": 1}
+
+
+def test_what_is_on_the_shelf_needs_no_turn_at_the_model(desk: Desk) -> None:
+    asks = (lambda: desk.mixes("a red apple", "x", 4, 0.7), lambda: desk.pictures("x", [1, 2], 0.7))
+    made = [ask() for ask in asks]
+    with desk._turns.take():  # whoever asks for another one waits forever
+        assert [ask() for ask in asks] == made
 
 
 def test_a_plane_of_prompts(desk: Desk, pipe: Pipeline) -> None:
@@ -301,6 +308,12 @@ def test_a_mistake_is_one_line(desk: Desk, ask: Callable[[Desk], object], messag
     assert not [path for path in desk.shelf.folder.rglob("*") if path.is_file()]
 
 
+def test_a_table_that_no_program_would_show_is_refused(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grid, "MAX_PIXELS", 100_000)
+    with pytest.raises(ConfigError, match=r"expected at most 100,000 in all; give fewer things or styles"):
+        desk.table(["a", "b", "c"], ["{}"], 0, 0.7)
+
+
 def test_many_at_once_get_their_own(desk: Desk, pipe: Pipeline) -> None:
     """Threads share the pipeline's cache of prompts and its networks."""
     found: dict[int, Path] = {}
@@ -438,10 +451,13 @@ def test_sigterm_leaves_no_folder(small_model: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gigagan", "ui", "--port", "0", "--model", str(small_model)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(tmp_path)}) as ui:
         assert ui.stdout is not None
-        assert ui.stdout.readline().startswith("http://127.0.0.1:")
-        assert list(tmp_path.glob("gigagan-ui-*/shelf"))
-        ui.terminate()
-        assert ui.wait(30) == -signal.SIGTERM
+        try:
+            assert ui.stdout.readline().startswith("http://127.0.0.1:")
+            assert list(tmp_path.glob("gigagan-ui-*"))
+            ui.terminate()
+            assert ui.wait(120) == -signal.SIGTERM
+        finally:
+            ui.kill()
     assert not list(tmp_path.glob("gigagan-ui-*"))
 
 

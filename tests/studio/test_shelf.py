@@ -1,5 +1,6 @@
 """The shelf and the turns: threads, bounds, files that are whole."""
 
+import shutil
 import threading
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,13 @@ def test_what_is_least_recently_used_goes_with_its_folder(tmp_path: Path) -> Non
     large = put(shelf, 4, bytes(11))
     assert list(tmp_path.iterdir()) == [large.parent]
     assert large.stat().st_size == 11
+
+
+def test_a_folder_that_a_cleaner_took_is_made_again(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "shelf")
+    put(shelf, 1)
+    shutil.rmtree(tmp_path / "shelf")
+    assert put(shelf, 1, b"again").read_bytes() == b"again"
 
 
 def test_what_breaks_off_leaves_nothing(tmp_path: Path) -> None:

@@ -295,6 +295,14 @@ def test_clip_is_transformers_clip(clip: ClipPair, clip_checkpoint: Path) -> Non
     assert clip.scale == pytest.approx(float(model.logit_scale.detach().exp()), rel=1e-5)
 
 
+def test_clip_is_shown_a_picture_of_any_side_at_its_own(clip: ClipPair) -> None:
+    torch.manual_seed(0)
+    img = torch.rand(2, 3, 3 * clip.side, 3 * clip.side) * 2 - 1
+    reduced = F.interpolate(img, size=(clip.side, clip.side), mode="bicubic", antialias=True)
+    with torch.no_grad():
+        torch.testing.assert_close(clip.picture(clip(img)), clip.picture(clip(reduced)), atol=1e-5, rtol=1e-4)
+
+
 def test_a_run_looks_through_clip(cfg: RunConfig, clip_checkpoint: Path) -> None:
     """V and the contrast on CLIP's towers: G learns, CLIP doesn't."""
     torch.manual_seed(0)

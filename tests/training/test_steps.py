@@ -13,6 +13,7 @@ from gigagan.config import RunConfig
 from gigagan.data.dataset import open_dataset
 from gigagan.data.features import CaptionFeatures
 from gigagan.data.loader import batches
+from gigagan.models.attention import AttentionBlock, L2Attention
 from gigagan.models.frozen import HashedText
 from gigagan.models.layers import image_pyramid, to_float
 from gigagan.training import steps
@@ -48,6 +49,8 @@ def test_a_real_picture_travels_with_its_own_caption(cfg: RunConfig, state: Trai
         for micro in micro_batches(state, next(stream), features, 4, phase=0):
             named = [int(caption.split()[1]) for caption in micro.captions]
             assert (micro.img[:, 0, 0, 0] // 10).tolist() == named
+            assert sorted(micro.other.tolist()) == [0, 1, 2, 3]  # of the micro-batch
+            assert (micro.other != torch.arange(4)).all()
             length = micro.features.tokens.shape[1]
             encoded = HashedText(max_tokens=16).encode(micro.captions).tokens[:, :length]
             torch.testing.assert_close(micro.features.tokens, encoded, atol=2e-3, rtol=1e-3)
@@ -171,10 +174,17 @@ def test_frozen_stages_stay(cfg: RunConfig) -> None:
 
 def test_optimizer_groups(state: TrainState) -> None:
     """Attention decays by 0.01, all else by 1e-5; lazy R1 shrinks D's rate."""
-    attention = {id(p) for n, p in state.G.named_parameters() if "attention" in n}
-    for group in state.opt_G.param_groups:
-        assert group["weight_decay"] == (0.01 if id(group["params"][0]) in attention else 1e-5)
-        assert {id(p) in attention for p in group["params"]} == {id(group["params"][0]) in attention}
+    names = {id(p): n for n, p in state.G.named_parameters()}
+    decay = {names[id(p)]: group["weight_decay"] for group in state.opt_G.param_groups for p in group["params"]}
+    assert decay.keys() == set(names.values())
+    stacks = [
+        m for level in state.G.synthesis.modules() if isinstance(level, AttentionBlock) for m in level.parameters()
+    ]
+    layers = [p for m in state.G.text.modules() if isinstance(m, L2Attention) for p in m.parameters()]
+    attention = {names[id(p)] for p in [*stacks, *layers]}
+    assert {name for name, value in decay.items() if value == 0.01} == attention
+    assert {value for name, value in decay.items() if name not in attention} == {1e-5}
+    assert {"text.layers.0.mlp.expand.weight", "mapping.layers.0.weight"} <= decay.keys() - attention
     assert state.opt_D.param_groups[0]["lr"] == pytest.approx(0.0025 / 2)
     assert state.opt_G.param_groups[0]["betas"] == (0.0, 0.99)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -64,14 +65,17 @@ def _folder() -> Iterator[Path]:
     asked: list[int] = []
 
     def leave(number: int, frame: object) -> None:
-        asked.append(number)
-        raise SystemExit(128 + number)
+        if not asked:
+            asked.append(number)
+            raise SystemExit(128 + number)
 
     before = signal.signal(signal.SIGTERM, leave)
     try:
-        with tempfile.TemporaryDirectory(prefix="gigagan-ui-") as folder:
+        # What is still being drawn may write into it until the process ends.
+        with tempfile.TemporaryDirectory(prefix="gigagan-ui-", ignore_cleanup_errors=True) as folder:
             yield Path(folder)
     finally:
+        shutil.rmtree(folder, ignore_errors=True)
         signal.signal(signal.SIGTERM, before)
         if asked:
             signal.raise_signal(signal.SIGTERM)

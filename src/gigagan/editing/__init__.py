@@ -14,9 +14,11 @@ from gigagan.editing.films import Key, Moment, film, timeline
 from gigagan.editing.mixing import mix
 from gigagan.editing.projection import project
 from gigagan.editing.video import check_video, write_video
+from gigagan.metadata import FilmInfo
 
 __all__ = [
     "Directions",
+    "FilmInfo",
     "Key",
     "Moment",
     "blend",

@@ -5,7 +5,7 @@ Axes: N pictures, L style layers, S style, T text tokens, D text width, Z latent
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -23,7 +23,7 @@ def blend(points: Sequence[Latents], weights: Sequence[float]) -> Latents:
 
     Weights are 0 or more and sum to 1; a weight of 1 gives that point to the bit. Prompts may have different numbers of
     words: a place where only some have one holds theirs, with their weight's share of the attention, so that nothing
-    jumps on the way. Raises ConfigError for other weights.
+    jumps on the way. Raises ConfigError for other weights, and where only some points hold the upsampler's part.
     """
     # Unstated: words of prompts of different lengths; mean a place, faded by the share of prompts that have it.
     if len(points) != len(weights) or not points:
@@ -35,7 +35,8 @@ def blend(points: Sequence[Latents], weights: Sequence[float]) -> Latents:
     words = _sum([p.t_local * (p.mask * weight)[..., None] for p, weight in pairs])
     t_local = torch.where(mask[..., None] > 0, words / mask[..., None], 0)
     large = [p.enlarged for p in points if p.enlarged is not None]
-    assert len(large) in (0, len(points)), "some points are drawn larger and some aren't"
+    if len(large) not in (0, len(points)):
+        raise ConfigError("some of the points are drawn larger and some aren't; give all whole, or `base` of all")
     return Latents(
         _sum([p.ws * weight for p, weight in pairs]), t_local, mask, blend(large, weights) if large else None
     )
@@ -44,12 +45,14 @@ def blend(points: Sequence[Latents], weights: Sequence[float]) -> Latents:
 def interpolate(a: Latents, b: Latents, t: float, way: Way = "linear") -> Latents:
     """From a (t = 0) to b (t = 1): words on a straight line, w on one or on the arc around 0, of each layer its own.
 
-    At both ends to the bit the point there. Raises ConfigError for a t that isn't between.
+    At both ends to the bit the point there. Raises ConfigError for a t that isn't between, or another way.
     """
+    if way not in get_args(Way):
+        raise ConfigError(f"way is {way!r}; expected {' or '.join(get_args(Way))}")
     middle = blend([a, b], [1 - _share("t", t), t])
     if way == "linear":
         return middle
-    large = None if a.enlarged is None or b.enlarged is None else interpolate(a.enlarged, b.enlarged, t, way)
+    large = interpolate(a.enlarged, b.enlarged, t, way) if a.enlarged and b.enlarged else None
     return replace(middle, ws=slerp(a.ws, b.ws, t), enlarged=large)
 
 

@@ -67,7 +67,9 @@ def film(pipe: Pipeline, moments: Sequence[Moment], *, psi: float = DEFAULT_PSI)
     size = pipe.micro_batch
     for start in range(0, len(moments), size):
         part = moments[start : start + size]
-        if len(part) < size:  # elsewhere a part is filled up, for pictures that are the same to the bit in any company
+        # Elsewhere a part is filled up, for pictures that are the same to the bit in any company. What is compiled
+        # would be compiled anew for another size.
+        if len(part) < size and not pipe.compiled:
             pipe = copy.copy(pipe)
             pipe.micro_batch = len(part)
         yield pipe.draw(points(pipe, part, psi))[0]

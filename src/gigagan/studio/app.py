@@ -77,6 +77,10 @@ def serve(app: Gate, host: str, port: int, ready: Callable[[str], None]) -> None
 
     server.startup = startup  # type: ignore[method-assign]
     # A page that is open at the end holds a connection, which is cut: of that there is nothing to tell.
-    logging.getLogger("uvicorn.error").addFilter(lambda record: not server.should_exit)
-    with listener:
-        server.run(sockets=[listener])
+    log, quiet = logging.getLogger("uvicorn.error"), lambda record: not server.should_exit
+    log.addFilter(quiet)
+    try:
+        with listener:
+            server.run(sockets=[listener])
+    finally:
+        log.removeFilter(quiet)

@@ -21,7 +21,7 @@ from gigagan.editing import Key, film, mix, move, plane, principal_directions, t
 from gigagan.editing.films import num_frames
 from gigagan.editing.video import check_video, write_video
 from gigagan.errors import ConfigError
-from gigagan.grid import labelled_grid
+from gigagan.grid import check_size, grid_size, labelled_grid
 from gigagan.metadata import FilmInfo, PictureInfo, png_bytes, sheet_bytes
 from gigagan.models.latents import Latents
 from gigagan.pipeline import Pipeline, to_pil
@@ -155,6 +155,7 @@ class Desk:
     def table(self, prompts: Sequence[str], styles: Sequence[str], seed: int, psi: float) -> Path:
         """A sheet of things down and styles across; a style holds {} where the thing goes."""
         texts = [self._prompt(prompt) for prompt in filled(prompts, styles)]
+        check_size(grid_size(len(prompts), len(styles), self.pipe.resolution), "give fewer things or styles")
         z, psi = self.pipe.z([seed]), check_psi(psi)
         said = {"prompts": "\n".join(texts), "seeds": str(seed), "psi": str(psi), "model": self.pipe.model_hash}
 
@@ -284,13 +285,14 @@ class Desk:
         return [path for item in items if (path := found[item]) is not None]
 
     def _drawn(self, items: Sequence[T], points_of: Callable[[Sequence[T]], Latents]) -> Iterator[Image.Image]:
-        """A picture of each item."""
-        size = self.pipe.micro_batch
-        parts = (items[start : start + size] for start in range(0, len(items), size))
-        return self._in_turns(self.pipe.draw(points_of(part))[0] for part in parts)
+        """A picture of each item; others have their turn after each micro-batch."""
+        for start in range(0, len(items), self.pipe.micro_batch):
+            with self._turns.take():
+                img = self.pipe.draw(points_of(items[start : start + self.pipe.micro_batch]))[0]
+            yield from to_pil(img)
 
     def _in_turns(self, parts: Iterator[Tensor]) -> Iterator[Image.Image]:
-        """Pictures that are drawn as they are asked for; others have their turn after each micro-batch."""
+        """The same of pictures that are drawn as they are asked for."""
         while True:
             with self._turns.take():
                 img = next(parts, None)

@@ -19,7 +19,6 @@ class Shelf:
         self.most_bytes = most_bytes
         self._lock = threading.Lock()
         self._bytes: OrderedDict[Path, int] = OrderedDict()  # least recently used first
-        folder.mkdir(exist_ok=True)
 
     def find(self, name: str, *made_of: object) -> Path | None:
         """The file of this name made of this; None where it isn't made yet, or is gone."""
@@ -38,6 +37,7 @@ class Shelf:
         if (found := self.find(name, *made_of)) is not None:
             return found
         path = self._place(name, made_of)
+        self.folder.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=".") as folder:
             whole = Path(folder) / name
             write(whole)

@@ -89,11 +89,11 @@ def alarms(row: dict[str, float], kimg: float) -> list[str]:
     """What is wrong with a run whose tick gave this row, a line each."""
     if kimg < QUIET_KIMG:
         return []
-    found = [
-        f"{name.removeprefix('Health/G/spread/')} of G hardly follows the prompt (spread {value:.3f}): a dead level"
-        for name, value in row.items()
-        if name.startswith("Health/G/spread/") and value < DEAD
-    ]
+    found = []
+    for name, spread in row.items():
+        if name.startswith("Health/G/spread/") and spread < DEAD:
+            level = name.removeprefix("Health/G/spread/")
+            found.append(f"{level} of G hardly differs between prompts, or seeds of one ({spread:.3f}): a dead level")
     gap = row.get("Health/match_gap")
     if gap is not None and gap < IGNORED:
         found.append(f"D tells a caption from another one by {gap:.3f}: the text is ignored")
@@ -108,7 +108,8 @@ def alarms(row: dict[str, float], kimg: float) -> list[str]:
         found.append(f"D's squared gradient at real pictures is {row['Loss/D/r1']:.3g}: raise loss.r1_gamma")
     if row.get("Health/G/picture_spread", 1.0) < COLLAPSED:
         spread = row["Health/G/picture_spread"]
-        found.append(f"pictures of different prompts differ by {spread:.3f}: G has collapsed, or ignores the text")
+        what = "pictures of different prompts, or seeds of one,"
+        found.append(f"{what} differ by {spread:.3f}: G has collapsed, or ignores the text")
     return found
 
 

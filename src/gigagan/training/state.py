@@ -207,7 +207,7 @@ def build_optimizer(network: nn.Module, cfg: OptimizerConfig, *, lazy: float) ->
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             is_mapping = name.startswith("mapping.")
-            # Unstated: which weights are attention's; all of its stacks, norms and MLPs included.
+            # Unstated: which weights are attention's; its stacks with norms and MLPs, in T the attention alone.
             kind = ("attention" in name, name.startswith("text."), is_mapping, is_sharded(parameter))
             groups.setdefault(kind, []).append(parameter)
     return torch.optim.AdamW(
