@@ -91,23 +91,23 @@ def scaled(row: int, *, seed: int, total_kimg: float) -> RunConfig:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train and measure all that isn't measured yet, the first seeds first, the largest row last."""
+    """Train and measure all that isn't measured yet, point by point, the first seeds first, the largest row last."""
     jobs = [(row, seed) for seed in range(3) for row in PAPER if seed in SEEDS[row]]
     jobs.sort(key=lambda job: job[0] == 12)
     if arguments.rows:
         jobs = [(row, seed) for row, seed in jobs if row in arguments.rows]
     lock = Lock()
 
-    def one(job: tuple[int, int]) -> None:
-        for point in POINTS:
-            key = f"{job[0]}/{job[1]}/{point * arguments.kimg:g}"
-            if key not in read(RESULTS):
-                figures = train_and_measure(*job, point * arguments.kimg, arguments)
-                with lock:
-                    keep(RESULTS, key, figures)
+    def one(row: int, seed: int, kimg: float) -> None:
+        key = f"{row}/{seed}/{kimg:g}"
+        if key not in read(RESULTS):
+            figures = train_and_measure(row, seed, kimg, arguments)
+            with lock:
+                keep(RESULTS, key, figures)
 
-    with ThreadPoolExecutor(arguments.workers) as pool:
-        list(pool.map(one, jobs))
+    for point in POINTS:  # all rows stand at the same point whenever it is broken off
+        with ThreadPoolExecutor(arguments.workers) as pool:
+            list(pool.map(one, *zip(*jobs, strict=True), [point * arguments.kimg] * len(jobs)))
 
 
 def read(results: Path) -> dict[str, dict[str, float]]:

@@ -161,7 +161,7 @@ def test_a_bad_seed_is_one_line(pipe: Pipeline, seeds: object) -> None:
 
 @pytest.mark.parametrize("psi", [-0.1, 1.1, float("nan"), float("inf"), "0.5", None, True])
 def test_a_bad_psi_is_one_line(pipe: Pipeline, psi: object) -> None:
-    with pytest.raises(ConfigError, match="truncation_psi is"):
+    with pytest.raises(ConfigError, match="psi is"):
         pipe("x", truncation_psi=psi)  # type: ignore[arg-type]
 
 

@@ -130,7 +130,7 @@ def _told(what: str, error: Exception) -> CheckpointError:
         return CheckpointError(f"{what}: the hub refuses ({status}); check the name, or log in by hf auth login")
     reason = " ".join(str(error).split())[:160] or type(error).__name__
     return CheckpointError(
-        f"{what}: no such directory here, and the hub can't be used ({reason}); give a directory, or try again later"
+        f"{what}: no such directory here, and as OWNER/NAME of the hub it can't be fetched ({reason}); check the path"
     )
 
 

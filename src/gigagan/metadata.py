@@ -73,12 +73,17 @@ class FilmInfo:
     model: str
     version: str = __version__
 
+    @property
+    def lines(self) -> list[str]:
+        """The prompts, each of one line, however they were spaced."""
+        return [" ".join(prompt.split()) for prompt in self.prompts]
+
     def as_json(self) -> str:
         """As the file holds it, keys as `gigagan video` takes them: of one prompt the seeds, or one seed for all.
 
-        The keys come last: a format that has no room for thousands of them keeps the rest. Prompts are one a line.
+        The keys come last: a format that has no room for thousands of them keeps the rest.
         """
-        prompts, seeds = [" ".join(prompt.split()) for prompt in self.prompts], list(self.seeds)
+        prompts, seeds = self.lines, list(self.seeds)
         if len(set(prompts)) == 1:
             prompts = prompts[:1]
         elif len(set(seeds)) == 1:
@@ -178,7 +183,9 @@ def read_info(path: Path) -> dict[str, str]:
     elif isinstance(comment, bytes) and image.format == "GIF":
         text = _from_json(comment.decode("utf-8", errors="replace"))
     if "prompts" not in text and not {"prompt", "seed"} <= text.keys():
-        raise DataError(f"{path}: says nothing of a prompt and seed; expected a file of gigagan generate or serve")
+        raise DataError(
+            f"{path}: says nothing of a prompt and seed; expected a file as gigagan wrote it, not converted since"
+        )
     keys = SHEET_KEYS if "prompts" in text else KEYS
     found = {key: text[key] for key in (*keys, "Software") if key in text}
     for kind in (SOURCE_TYPE, ENHANCED_TYPE, COMPOSITE_TYPE):

@@ -37,7 +37,7 @@ def check_prompts(prompt: str | Sequence[str]) -> list[str]:
 def check_psi(psi: float) -> float:
     """Raises ConfigError unless psi is a number in [0, 1]."""
     if isinstance(psi, bool) or not isinstance(psi, int | float) or not math.isfinite(psi) or not 0 <= psi <= 1:
-        raise ConfigError(f"truncation_psi is {psi!r}; expected 0 (most typical) to 1 (no truncation)")
+        raise ConfigError(f"psi is {psi!r}; expected 0 (most typical) to 1 (no truncation)")
     return float(psi)
 
 

@@ -83,7 +83,10 @@ def test_up_and_down_again(address: str, tmp_path: Path) -> None:
     assert python(DRAW, pinned, endpoint=gone, home=tmp_path / "down").stdout == near
     refused = python(DRAW, "me/pears", endpoint=gone, home=tmp_path / "down")
     assert refused.returncode == 1
-    assert "CheckpointError: me/pears: no such directory here, and the hub can't be used" in refused.stderr
+    assert (
+        "CheckpointError: me/pears: no such directory here, and as OWNER/NAME of the hub it can't be fetched"
+        in refused.stderr
+    )
 
 
 @pytest.mark.slow

@@ -284,7 +284,7 @@ def test_a_film_goes_through_its_keys(desk: Desk) -> None:
         (lambda d: d.pictures(" ", [0], 0.7), "the prompt is empty"),
         (lambda d: d.pictures("x", [], 0.7), "0 pictures came; expected 1 to 64"),
         (lambda d: d.pictures("x", range(65), 0.7), "65 pictures came; expected 1 to 64"),
-        (lambda d: d.pictures("x", [0], 1.5), "truncation_psi is 1.5"),
+        (lambda d: d.pictures("x", [0], 1.5), "psi is 1.5"),
         (lambda d: d.mixes("x", "", 0, 0.7), "the prompt is empty"),
         (lambda d: d.mixes("x", "y", -1, 0.7), "seed -1 can't be"),
         (lambda d: d.explore(["a", "", "c", "d"], 0, 0.7, directions=False), "the prompt is empty"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gigagan.cli.files import check_place, probe, save_new, slug
+from gigagan.cli.files import check_place, probe, save_new, slug, typed
 from gigagan.cli.signing import signing
 from gigagan.data.places import write_whole
 from gigagan.errors import ConfigError
@@ -36,7 +36,10 @@ GRID = click.option(
 SEEDS = click.option("--seeds", metavar="LIST", help="Such as 7, 0-15 or 0,1,4-6: a row for each.  [default: 0]")
 PSI = click.option("--psi", type=float, help="Truncation: 1 = none, 0 = the typical picture.  [default: 0.7]")
 MODEL = click.option(
-    "--model", default="emoji", show_default=True, help="Model directory, or the name of one in the package."
+    "--model",
+    default="emoji",
+    show_default=True,
+    help="Model directory, emoji (in the package), or OWNER/NAME of the hub.",
 )
 DEVICE = click.option(
     "--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps; auto = the fastest found."
@@ -127,7 +130,9 @@ def edited(pipe: "Pipeline", source: Source, seed: int, psi: float, edit: str, *
 
 
 def check_output(out: Path, grid: Path | None) -> None:
-    """Before anything is loaded."""
+    """Before anything is loaded. Raises ConfigError where --out came too and would be without effect."""
+    if grid is not None and typed("out"):
+        raise ConfigError("--grid writes one sheet and --out picture files; give one of them")
     check_place(grid if grid is not None else out, folder=grid is None)
 
 

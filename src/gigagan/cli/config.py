@@ -4,11 +4,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gigagan.cli.presets import PRESETS
+
 if TYPE_CHECKING:
     from gigagan.config import RunConfig
 
 
-@click.command()
+@click.command(epilog=PRESETS)
 @click.argument("preset")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--explain", is_flag=True, help="A comment on what each key means above it.")

@@ -150,6 +150,8 @@ def _print_report(report: "Report", max_tokens: int) -> None:
     print(f"with alpha: {report.with_alpha:,}")
     each = spread(report.captions_a_sample)
     print(f"captions: {report.captions:,} ({report.distinct_captions:,} distinct), {each} each")
+    if report.samples and report.caption_characters.most == 0:
+        print("no captions: to train on text give them in metadata.jsonl (docs/your-data.md)")
     print(f"captions without a style: {report.styleless:,}; with a background: {report.with_background:,}")
     print(f"caption length: {spread(report.caption_characters)} characters")
     if report.caption_tokens is not None:

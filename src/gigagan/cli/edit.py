@@ -178,7 +178,7 @@ def grid_(
     model: str,
     device: str,
 ) -> None:
-    """Draw the plane between four prompts at one seed; its corners are the plain pictures."""
+    """Draw the plane between four prompts at one seed, --seeds of one; its corners are the plain pictures."""
     numbers = _seeds(seeds)
     if len(numbers) > 1:
         raise ConfigError(f"--seeds {seeds}: a plane is of one seed; give one")

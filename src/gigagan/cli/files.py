@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from gigagan.data.places import write_whole
 from gigagan.errors import ConfigError
 
@@ -24,6 +26,12 @@ def slug(prompt: str) -> str:
     words = re.findall(r"[^\W_]+", plain)
     cut = "-".join(words).encode()[:MAX_SLUG_BYTES].decode(errors="ignore")
     return cut.strip("-") or "picture"
+
+
+def typed(option: str) -> bool:
+    """Whether an option of the command that runs was typed."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE
 
 
 def printable(text: str) -> str:

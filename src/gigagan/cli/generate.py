@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gigagan.cli.files import check_place, probe, save_new, slug
+from gigagan.cli.cells import DEVICE, MODEL
+from gigagan.cli.files import check_place, probe, save_new, slug, typed
 from gigagan.cli.signing import CERT, Sign, configured_signer, signing
 from gigagan.data.places import place, write_whole
 from gigagan.errors import ConfigError, DataError, PromptError
@@ -62,8 +63,8 @@ MAX_PICTURES = 1_000_000
     help="How a sheet shows small pictures larger.",
 )
 @click.option("--levels", is_flag=True, help="Also write the smaller pictures that the generator makes on its way.")
-@click.option("--model", default="emoji", show_default=True, help="Model directory, or the name of one in the package.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps; auto = the fastest found.")
+@MODEL
+@DEVICE
 @click.option(
     "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Arithmetic."
 )
@@ -113,6 +114,7 @@ def generate(
         return
     if workers is not None:
         raise ConfigError("--workers came without --engine ray; give both, or leave it out")
+    _check_output(grid)
     wanted = [*prompts, *(line for file in files for line in _read_prompts(file))]
     check_number(wanted, numbers)
     folder = _local(out)
@@ -135,6 +137,14 @@ def generate(
     else:
         probe(folder)
         _draw_files(pipe, wanted, numbers, psi, folder, levels, sign)
+
+
+def _check_output(grid: Path | None) -> None:
+    """Raises ConfigError for an option of the other kind of output than the one that is asked for."""
+    if grid is not None and typed("out"):
+        raise ConfigError("--grid writes one sheet and --out picture files; give one of them")
+    if grid is None and typed("enlarge"):
+        raise ConfigError("--enlarge is how a sheet shows small pictures, and --grid didn't come; leave it out")
 
 
 def _local(out: str) -> Path:

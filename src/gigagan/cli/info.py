@@ -4,11 +4,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gigagan.cli.presets import PRESETS
+
 if TYPE_CHECKING:
     from gigagan.cost import Cost, NetworkCost
 
 
-@click.command()
+@click.command(epilog=PRESETS)
 @click.argument("preset")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON, FLOPs and bytes as whole numbers.")

@@ -2,10 +2,12 @@
 
 import click
 
+from gigagan.cli.presets import PRESETS
+
 MILLION = 1_000_000
 
 
-@click.command()
+@click.command(epilog=PRESETS)
 @click.argument("preset")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--gpus", type=click.IntRange(1), default=8, show_default=True, help="How many.")
@@ -58,7 +60,7 @@ def plan(
     print(f"\nFLOPs an image       {found.flops_an_image / 1e9:,.1f} G")
     print(f"images a second      {found.images_a_second:,.0f} at {utilization:.0%} of the peak")
     print(f"{images / MILLION:,.1f} M images".ljust(21) + f"{found.days:,.1f} days, {found.gpu_hours:,.0f} GPU hours")
-    print(f"price                {found.cost:,.0f} at {price:g} an hour")
+    print(f"price                {found.cost:,.2f} at {price:g} a GPU hour")
     print(f"data                 {found.data_bytes_a_second / 1e6:,.0f} MB a second")
     print(f"a training state     {found.checkpoint_bytes / 1e9:,.1f} GB")
     print(f"not counted          {', '.join(left_out(cfg))}")

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gigagan.cli.presets import PRESETS
+
 if TYPE_CHECKING:
     from gigagan.config import RunConfig
 
 
-@click.command()
+@click.command(epilog=PRESETS)
 @click.argument("preset")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
@@ -59,9 +61,12 @@ def train(
 
     place = dist.device(device)
     with dist.joined(place):
+        if not cfg.data.path and dist.rank() == 0:
+            click.echo("gigagan: data.path is empty: it trains on the few pictures in the package", err=True)
         ended_by = run(cfg, run_dir, device=place, allow=allow_change)
         if dist.rank() == 0:
-            print(f"{run_dir}/model")
+            model = run_dir / "model"
+            print(model if model.exists() else f"{run_dir}: no model yet; the same command goes on")
     return 128 + ended_by if ended_by else 0
 
 

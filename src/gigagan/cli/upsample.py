@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gigagan.cli.cells import DEVICE, MODEL
 from gigagan.cli.files import check_target
 from gigagan.cli.signing import configured_signer, signing
 from gigagan.data.places import write_whole
@@ -40,8 +41,8 @@ SHEET_PX = 512
     type=click.Path(path_type=Path, dir_okay=False),
     help="Also write before and after here; another file there is replaced.",
 )
-@click.option("--model", default="emoji", show_default=True, help="Model directory, or the name of one in the package.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps; auto = the fastest found.")
+@MODEL
+@DEVICE
 @click.option(
     "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Arithmetic."
 )

@@ -192,7 +192,9 @@ def open_dataset(
             "get them again or remove them"
         )
     if split and not splits and split != "train":
-        raise DataError(f"{path}: has no splits, but data.split is {split!r}; use train or give each sample a split")
+        raise DataError(
+            f"{path}: has no splits, but {split!r} was asked for (data.split); use train, or give each sample one"
+        )
     if split and splits and split not in splits:
         raise DataError(f"{path}: has no split {split!r}; it has {', '.join(sorted(splits))}")
     if strict and not len(source):

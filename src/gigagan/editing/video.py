@@ -108,7 +108,7 @@ def _write_animation(path: Path, frames: Iterator[Image.Image], durations: list[
     first = next(frames)
     kind, drawing = path.suffix[1:].upper(), about.as_json()
     if kind == "WEBP":
-        said = {"lossless": True, "xmp": xmp("; ".join(about.prompts), about.version, drawing).encode()}
+        said = {"lossless": True, "xmp": xmp("; ".join(about.lines), about.version, drawing).encode()}
     else:
         said = {"comment": drawing.encode(), "optimize": False}
     with path.open("wb") as file:
