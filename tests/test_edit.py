@@ -1,14 +1,14 @@
 """gigagan edit and video: each edit as files and as a sheet, what files say, one line for a mistake."""
 
 import json
-import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from gigagan import __version__, cli
@@ -295,24 +295,25 @@ def test_a_film_says_how_to_draw_it_again(run: Run, pipe: Pipeline, capsys: CapS
     assert capsys.readouterr().out.splitlines()[:7] == lines
 
 
-def test_sigterm_ends_a_film_as_ctrl_c_does(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gigagan import pipeline
+TERMINATED = """
+import signal, sys
+from gigagan import cli, pipeline
+drawn = pipeline.to_pil
+def ended(img):
+    signal.raise_signal(signal.SIGTERM)
+    return drawn(img)
+pipeline.to_pil = ended
+sys.exit(cli.run(sys.argv[1:]))
+"""
 
-    drawn = pipeline.to_pil
 
-    def ended(img: torch.Tensor) -> list[Image.Image]:
-        signal.raise_signal(signal.SIGTERM)
-        return drawn(img)
-
-    monkeypatch.setattr(pipeline, "to_pil", ended)
+def test_sigterm_ends_a_film_as_ctrl_c_does(model: Path, tmp_path: Path) -> None:
+    """In a process of its own, which that signal may end."""
     path = tmp_path / "v.webp"
     path.write_bytes(b"before")
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # without the command's own doing the film would be whole
-    try:
-        assert cli.run(["video", A, B, "--fps", "2", "--out", str(path), "--model", str(model)]) == 130
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    command = [sys.executable, "-c", TERMINATED, "video", A, B, "--fps", "2", "--out", str(path), "--model", str(model)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (130, ""), done.stderr
     assert path.read_bytes() == b"before"
     assert everything(tmp_path) == [path]
 
