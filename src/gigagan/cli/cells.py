@@ -107,10 +107,15 @@ def words(pipe: "Pipeline", texts: Sequence[str]) -> list[str]:
         if text.endswith(POINT_SUFFIX):
             raise ConfigError(f"{text}: is the name of a file, and here only words can stand; write a prompt")
     prompts = pipe.check(texts)
+    tell_cut(pipe, prompts)
+    return prompts
+
+
+def tell_cut(pipe: "Pipeline", prompts: Sequence[str]) -> None:
+    """Say of each prompt that is too long what is cut."""
     for prompt in dict.fromkeys(prompts):
         if message := pipe.cut(prompt):
             click.echo(f"gigagan: {message}", err=True)
-    return prompts
 
 
 def check_seeds(sources: Sequence[Source], seeds: str | None, psi: float | None) -> None:

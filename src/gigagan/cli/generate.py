@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gigagan.cli.cells import DEVICE, MODEL
-from gigagan.cli.files import check_place, probe, save_new, slug, typed
+from gigagan.cli.cells import DEVICE, MODEL, check_output, tell_cut
+from gigagan.cli.files import probe, save_new, slug, typed
 from gigagan.cli.signing import CERT, Sign, configured_signer, signing
 from gigagan.data.places import place, write_whole
 from gigagan.errors import ConfigError, DataError, PromptError
@@ -102,8 +102,7 @@ def generate(
     if classes and (prompts or files):
         raise ConfigError("prompts and --class both came; give one of them")
     numbers = parse_seeds(seeds) if seeds is not None else []
-    if grid is not None and levels:
-        raise ConfigError("--levels writes picture files and --grid writes none; give one of them")
+    _check_sheet(grid, levels=levels)
     signer = configured_signer()
     if engine == "ray":
         for option, given in (("--grid", grid), ("--levels", levels), (CERT, signer)):
@@ -114,11 +113,10 @@ def generate(
         return
     if workers is not None:
         raise ConfigError("--workers came without --engine ray; give both, or leave it out")
-    _check_output(grid)
     wanted = [*prompts, *(line for file in files for line in _read_prompts(file))]
     check_number(wanted, numbers)
     folder = _local(out)
-    check_place(grid if grid is not None else folder, folder=grid is None)
+    check_output(folder, grid)
 
     from gigagan.pipeline import DEFAULT_PSI, Pipeline
     from gigagan.request import check_prompts, check_psi, fresh_seeds
@@ -139,10 +137,10 @@ def generate(
         _draw_files(pipe, wanted, numbers, psi, folder, levels, sign)
 
 
-def _check_output(grid: Path | None) -> None:
-    """Raises ConfigError for an option of the other kind of output than the one that is asked for."""
-    if grid is not None and typed("out"):
-        raise ConfigError("--grid writes one sheet and --out picture files; give one of them")
+def _check_sheet(grid: Path | None, *, levels: bool) -> None:
+    """Raises ConfigError for an option that is without effect with a sheet, or without one."""
+    if grid is not None and levels:
+        raise ConfigError("--levels writes picture files and --grid writes none; give one of them")
     if grid is None and typed("enlarge"):
         raise ConfigError("--enlarge is how a sheet shows small pictures, and --grid didn't come; leave it out")
 
@@ -218,9 +216,7 @@ def _known(pipe: "Pipeline", wanted: list[str], *, by_class: bool) -> list[str]:
     wanted = pipe.check(wanted)
     if kind == "classes":
         pipe.text_encoder.encode(wanted)  # an unknown class is told before anything is drawn
-    for prompt in wanted:
-        if message := pipe.cut(prompt):
-            click.echo(f"gigagan: {message}", err=True)
+    tell_cut(pipe, wanted)
     return wanted
 
 

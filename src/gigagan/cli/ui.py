@@ -69,13 +69,13 @@ def _folder() -> Iterator[Path]:
             asked.append(number)
             raise SystemExit(128 + number)
 
+    folder = Path(tempfile.mkdtemp(prefix="gigagan-ui-"))
     before = signal.signal(signal.SIGTERM, leave)
     try:
-        # What is still being drawn may write into it until the process ends.
-        with tempfile.TemporaryDirectory(prefix="gigagan-ui-", ignore_cleanup_errors=True) as folder:
-            yield Path(folder)
+        yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for _ in range(2):  # what is still being drawn may write into it meanwhile
+            shutil.rmtree(folder, ignore_errors=True)
         signal.signal(signal.SIGTERM, before)
         if asked:
             signal.raise_signal(signal.SIGTERM)

@@ -76,11 +76,15 @@ def serve(app: Gate, host: str, port: int, ready: Callable[[str], None]) -> None
             ready(f"{address}/")
 
     server.startup = startup  # type: ignore[method-assign]
+
     # A page that is open at the end holds a connection, which is cut: of that there is nothing to tell.
-    log, quiet = logging.getLogger("uvicorn.error"), lambda record: not server.should_exit
-    log.addFilter(quiet)
+    def running(record: logging.LogRecord) -> bool:
+        return not server.should_exit
+
+    log = logging.getLogger("uvicorn.error")
+    log.addFilter(running)
     try:
         with listener:
             server.run(sockets=[listener])
     finally:
-        log.removeFilter(quiet)
+        log.removeFilter(running)
