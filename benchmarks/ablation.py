@@ -12,6 +12,7 @@ JSON file isn't measured again.
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -41,6 +42,7 @@ PAPER = {  # row: what it adds, FID-10k and CLIP score of the paper
     11: ("+ vision-aided", 13.67, 0.287),
     12: ("+ scaled up", 9.18, 0.307),
 }
+PARENTS = {2: 1, 3: 1, 4: 3, 5: 4, 6: 4, 7: 6, 8: 7, 9: 8, 10: 9, 11: 10, 12: 11}
 SEEDS = {row: (0, 1, 2) if row in (4, 5, 6, 9, 10, 11) else (0,) for row in PAPER}
 POINTS = (0.25, 0.5, 1.0)
 """Where a run is measured, as shares of its length."""
@@ -91,9 +93,9 @@ def scaled(row: int, *, seed: int, total_kimg: float) -> RunConfig:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train and measure all that isn't measured yet, point by point, the first seeds first, the largest row last."""
+    """Train and measure all that isn't measured yet, point by point, the largest row first, then the first seeds."""
     jobs = [(row, seed) for seed in range(3) for row in PAPER if seed in SEEDS[row]]
-    jobs.sort(key=lambda job: job[0] == 12)
+    jobs.sort(key=lambda job: job[0] != 12)  # one worker would be left alone with it
     if arguments.rows:
         jobs = [(row, seed) for row, seed in jobs if row in arguments.rows]
     lock = Lock()
@@ -171,26 +173,58 @@ def cpu_sec(run_dir: Path) -> int:
 
 
 def table(arguments: argparse.Namespace) -> None:
-    """Print the rows as Markdown, mean and deviation over seeds, beside the paper's; draw the curves."""
+    """Print the rows and what each changes as Markdown, beside the paper's; draw the curves."""
     measured = read(RESULTS)
-    kimg = max(float(key.split("/")[2]) for key in measured)
-    print(
-        "| row | G, M | GFLOP a step's image | CPU-s | Fréchet | kernel x1000 | style | concept R@5 | text R@5 |",
-        end="",
-    )
-    print(" paper: FID, CLIP |\n| --- " + "| ---: " * 9 + "|")
-    for row, (name, fid, clip) in PAPER.items():
-        runs = [measured[key] for seed in SEEDS[row] if (key := f"{row}/{seed}/{kimg:g}") in measured]
-        if not runs:
-            continue
-        counted = cost.measure(scaled(row, seed=0, total_kimg=kimg))
-        cells = [f"{row} {name}", f"{counted.generator.total.parameters / 1e6:.2f}", f"{counted.step.total / 1e9:.2f}"]
-        cells += [f"{statistics.mean(r['cpu_sec'] for r in runs):.0f}"]
-        cells += [_spread([r[key] for r in runs], 1) for key in ("frechet", "kernel")]
-        cells += [_spread([100 * r[key] for r in runs], 1) + " %" for key in ("style", "concept", "text_to_image")]
-        print(f"| {' | '.join(cells)} | {fid}, {clip:.3f} |")
+    kimg = arguments.at or max(float(key.split("/")[2]) for key in measured)
+    runs = {
+        row: [measured[key] for seed in SEEDS[row] if (key := f"{row}/{seed}/{kimg:g}") in measured] for row in PAPER
+    }
+    runs = {row: seeds for row, seeds in runs.items() if seeds}
+    _print_rows(runs, kimg)
+    _print_changes(runs)
     if arguments.plot:
         _plot(measured, arguments.plot)
+
+
+def _print_rows(runs: Mapping[int, list[dict[str, float]]], kimg: float) -> None:
+    """Mean and deviation over seeds."""
+    header = "| row | G, M | GFLOP a step's image | CPU-s | Fréchet | kernel x1000 | style | concept R@5 | text R@5 |"
+    print(header + " paper: FID, CLIP |\n| --- " + "| ---: " * 9 + "|")
+    for row, seeds in runs.items():
+        counted = cost.measure(scaled(row, seed=0, total_kimg=kimg))
+        cells = [f"{row} {PAPER[row][0]}", f"{counted.generator.total.parameters / 1e6:.2f}"]
+        cells += [f"{counted.step.total / 1e9:.2f}", f"{statistics.mean(r['cpu_sec'] for r in seeds):.0f}"]
+        cells += [_spread([r[key] for r in seeds], 1) for key in ("frechet", "kernel")]
+        cells += [_spread([100 * r[key] for r in seeds], 1) + " %" for key in ("style", "concept", "text_to_image")]
+        print(f"| {' | '.join(cells)} | {PAPER[row][1]}, {PAPER[row][2]:.3f} |")
+
+
+def _print_changes(runs: Mapping[int, list[dict[str, float]]]) -> None:
+    """Difference of a row to the one it starts from, bold where it is over two seed deviations.
+
+    The deviation is pooled over all rows of more than one seed.
+    """
+    deviations = {}
+    for key in ("frechet", "kernel", "style", "text_to_image"):
+        squares = [statistics.variance(values) for seeds in runs.values() if len(values := [r[key] for r in seeds]) > 1]
+        deviations[key] = statistics.mean(squares) ** 0.5 if squares else math.inf
+    print(
+        "\n| row | to row | Fréchet | kernel x1000 | style | text R@5 | paper: FID, CLIP |\n| --- "
+        + "| ---: " * 6
+        + "|"
+    )
+    for row, parent in PARENTS.items():
+        if row not in runs or parent not in runs:
+            continue
+        cells = [f"{row} {PAPER[row][0]}", str(parent)]
+        for key, deviation in deviations.items():
+            change = statistics.mean(r[key] for r in runs[row]) - statistics.mean(r[key] for r in runs[parent])
+            shown = f"{change:+.1f}" if key in ("frechet", "kernel") else f"{100 * change:+.1f}"
+            cells.append(f"**{shown}**" if abs(change) > 2 * deviation else shown)
+        papers = [new - old for new, old in zip(PAPER[row][1:], PAPER[parent][1:], strict=True)]
+        print(f"| {' | '.join(cells)} | {papers[0]:+.2f}, {papers[1]:+.3f} |")
+    shown = [f"{100 * d:.1f} %" if key in ("style", "text_to_image") else f"{d:.1f}" for key, d in deviations.items()]
+    print(f"| one seed deviation | | {' | '.join(shown)} | |")
 
 
 def _spread(values: list[float], digits: int) -> str:
@@ -234,6 +268,7 @@ def main() -> None:
     runner.add_argument("--rows", type=int, nargs="*", help="only these")
     runner.set_defaults(command=run)
     shower = commands.add_parser("table", help="print what is measured")
+    shower.add_argument("--at", type=float, help="images a run, in thousands [the most measured]")
     shower.add_argument("--plot", type=Path, help="draw the curves here, as PNG")
     shower.set_defaults(command=table)
     arguments = parser.parse_args()
