@@ -239,7 +239,7 @@ def _plot(measured: dict[str, dict[str, float]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 5))
+    figure, axes = pyplot.subplots(figsize=(10, 5))
     for n, (row, (name, *_)) in enumerate(PAPER.items()):
         points: dict[float, list[float]] = {}
         for key, figures in measured.items():
@@ -251,7 +251,7 @@ def _plot(measured: dict[str, dict[str, float]], path: Path) -> None:
         axes.plot(xs, [statistics.mean(points[x]) for x in xs], marker="o", color=color, label=f"{row} {name}")
         axes.fill_between(xs, [min(points[x]) for x in xs], [max(points[x]) for x in xs], color=color, alpha=0.2)
     axes.set(xlabel="thousand images", ylabel="Fréchet distance (EfficientNet-Lite1)", yscale="log")
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
