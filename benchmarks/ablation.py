@@ -174,57 +174,62 @@ def cpu_sec(run_dir: Path) -> int:
 
 def table(arguments: argparse.Namespace) -> None:
     """Print the rows and what each changes as Markdown, beside the paper's; draw the curves."""
-    measured = read(RESULTS)
+    measured = {key: _percent(figures) for key, figures in read(RESULTS).items()}
     kimg = arguments.at or max(float(key.split("/")[2]) for key in measured)
-    runs = {
-        row: [measured[key] for seed in SEEDS[row] if (key := f"{row}/{seed}/{kimg:g}") in measured] for row in PAPER
-    }
-    runs = {row: seeds for row, seeds in runs.items() if seeds}
+    runs = {}
+    for row in PAPER:
+        keys = [f"{row}/{seed}/{kimg:g}" for seed in SEEDS[row]]
+        if seeds := [measured[key] for key in keys if key in measured]:
+            runs[row] = seeds
     _print_rows(runs, kimg)
+    print()
     _print_changes(runs)
     if arguments.plot:
         _plot(measured, arguments.plot)
 
 
+def _percent(figures: Mapping[str, float]) -> dict[str, float]:
+    """Shares in percent, the rest as it is."""
+    return {
+        key: 100 * value if key in ("style", "concept", "text_to_image") else value for key, value in figures.items()
+    }
+
+
 def _print_rows(runs: Mapping[int, list[dict[str, float]]], kimg: float) -> None:
     """Mean and deviation over seeds."""
-    header = "| row | G, M | GFLOP a step's image | CPU-s | Fréchet | kernel x1000 | style | concept R@5 | text R@5 |"
-    print(header + " paper: FID, CLIP |\n| --- " + "| ---: " * 9 + "|")
+    print("| row | G, M | GFLOP a step's image | CPU-s | Fréchet | kernel x1000 |", end="")
+    print(" style, % | concept R@5, % | text R@5, % | paper: FID, CLIP |\n| --- " + "| ---: " * 9 + "|")
     for row, seeds in runs.items():
+        name, fid, clip = PAPER[row]
         counted = cost.measure(scaled(row, seed=0, total_kimg=kimg))
-        cells = [f"{row} {PAPER[row][0]}", f"{counted.generator.total.parameters / 1e6:.2f}"]
-        cells += [f"{counted.step.total / 1e9:.2f}", f"{statistics.mean(r['cpu_sec'] for r in seeds):.0f}"]
-        cells += [_spread([r[key] for r in seeds], 1) for key in ("frechet", "kernel")]
-        cells += [_spread([100 * r[key] for r in seeds], 1) + " %" for key in ("style", "concept", "text_to_image")]
-        print(f"| {' | '.join(cells)} | {PAPER[row][1]}, {PAPER[row][2]:.3f} |")
+        cells = [f"{row} {name}", f"{counted.generator.total.parameters / 1e6:.2f}", f"{counted.step.total / 1e9:.2f}"]
+        cells += [f"{statistics.mean(r['cpu_sec'] for r in seeds):.0f}"]
+        cells += [_spread([r[key] for r in seeds], 1) for key in FIGURES]
+        print(f"| {' | '.join(cells)} | {fid}, {clip:.3f} |")
 
 
 def _print_changes(runs: Mapping[int, list[dict[str, float]]]) -> None:
-    """Difference of a row to the one it starts from, bold where it is over two seed deviations.
+    """Difference of a row's mean from that of the row it starts from, bold where it is over two seed deviations.
 
-    The deviation is pooled over all rows of more than one seed.
+    The deviation is pooled over all rows of more than one seed; without any, no difference is bold.
     """
-    deviations = {}
-    for key in ("frechet", "kernel", "style", "text_to_image"):
-        squares = [statistics.variance(values) for seeds in runs.values() if len(values := [r[key] for r in seeds]) > 1]
+    means, deviations = {}, {}
+    for key in FIGURES:
+        means[key] = {row: statistics.mean(r[key] for r in seeds) for row, seeds in runs.items()}
+        squares = [statistics.variance(r[key] for r in seeds) for seeds in runs.values() if len(seeds) > 1]
         deviations[key] = statistics.mean(squares) ** 0.5 if squares else math.inf
-    print(
-        "\n| row | to row | Fréchet | kernel x1000 | style | text R@5 | paper: FID, CLIP |\n| --- "
-        + "| ---: " * 6
-        + "|"
-    )
+    print("| row | to row | Fréchet | kernel x1000 | style | concept R@5 | text R@5 | paper: FID, CLIP |")
+    print("| --- " + "| ---: " * 7 + "|")
     for row, parent in PARENTS.items():
         if row not in runs or parent not in runs:
             continue
-        cells = [f"{row} {PAPER[row][0]}", str(parent)]
+        cells = []
         for key, deviation in deviations.items():
-            change = statistics.mean(r[key] for r in runs[row]) - statistics.mean(r[key] for r in runs[parent])
-            shown = f"{change:+.1f}" if key in ("frechet", "kernel") else f"{100 * change:+.1f}"
-            cells.append(f"**{shown}**" if abs(change) > 2 * deviation else shown)
-        papers = [new - old for new, old in zip(PAPER[row][1:], PAPER[parent][1:], strict=True)]
-        print(f"| {' | '.join(cells)} | {papers[0]:+.2f}, {papers[1]:+.3f} |")
-    shown = [f"{100 * d:.1f} %" if key in ("style", "text_to_image") else f"{d:.1f}" for key, d in deviations.items()]
-    print(f"| one seed deviation | | {' | '.join(shown)} | |")
+            change = means[key][row] - means[key][parent]
+            cells.append(f"**{change:+.1f}**" if abs(change) > 2 * deviation else f"{change:+.1f}")
+        fid, clip = (new - old for new, old in zip(PAPER[row][1:], PAPER[parent][1:], strict=True))
+        print(f"| {row} {PAPER[row][0]} | {parent} | {' | '.join(cells)} | {fid:+.2f}, {clip:+.3f} |")
+    print(f"| one seed deviation | | {' | '.join(f'{d:.1f}' for d in deviations.values())} | |")
 
 
 def _spread(values: list[float], digits: int) -> str:
@@ -250,7 +255,7 @@ def _plot(measured: dict[str, dict[str, float]], path: Path) -> None:
         color = pyplot.colormaps["tab20"](n / 12)
         axes.plot(xs, [statistics.mean(points[x]) for x in xs], marker="o", color=color, label=f"{row} {name}")
         axes.fill_between(xs, [min(points[x]) for x in xs], [max(points[x]) for x in xs], color=color, alpha=0.2)
-    axes.set(xlabel="thousand images", ylabel="Fréchet distance (EfficientNet-Lite1)", yscale="log")
+    axes.set(xlabel="thousand images", ylabel="Fréchet distance (EfficientNet-Lite1)")
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
     figure.savefig(path, dpi=110)
